@@ -1,0 +1,38 @@
+"""The command line: ``poise COMMAND``. Each command is a module of this package."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from poise.cli.console import error_line
+from poise.errors import PoiseError
+
+app = typer.Typer(
+    name="poise",
+    help="Inference serving that keeps accuracy, latency and cost in balance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _register() -> None:
+    """Add each command; a function so that importing this module stays cheap."""
+
+
+def main() -> None:
+    """Run the command line; a PoiseError becomes one line on stderr and exit status 2, never a traceback."""
+    _register()
+    try:
+        app()
+    except PoiseError as error:
+        error_line(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Floor 0: frozen values of the domain, validated when they are made. No I/O, no clock, no randomness."""

@@ -1,0 +1,1 @@
+"""Floor 4: the open-loop load generator and its report."""

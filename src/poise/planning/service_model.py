@@ -1,0 +1,124 @@
+"""Everything the scheduler plans with, worked out once from a service and its profile."""
+
+from __future__ import annotations
+
+import math
+
+from poise.domain.profile import LatencyStatistic, Profile
+from poise.domain.service import Device, Service
+from poise.errors import ConfigError
+from poise.planning.accuracy_bounds import promised_accuracy
+from poise.planning.frontier import Frontier, frontiers
+from poise.planning.latency_model import LatencyModel, latency_model, restrict
+
+FLOOR_TOLERANCE = 1e-9
+
+
+class VariantPlans:
+    """The frontiers of one variant on one kind of worker, by which modality sets are allowed.
+
+    ``allowed`` keys are bit masks over positions of ``model.sets``.
+    """
+
+    def __init__(
+        self, name: str, model: LatencyModel, median: LatencyModel, expected: tuple[float, ...]
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.median = median
+        self.expected_accuracy = expected
+        """Measured mean accuracy by position in ``model.sets`` (``model.accuracy`` is what is promised)."""
+        self.position = {mask: s for s, mask in enumerate(model.sets)}
+        self._frontiers: dict[int, tuple[Frontier, ...]] = {}
+        self._allowed: dict[tuple[int, float], int] = {}
+
+    def allowed(self, available: int, least_accuracy: float = 0.0) -> int:
+        """Return the key of the sets within the available modalities with at least some accuracy each."""
+        key = (available, least_accuracy)
+        found = self._allowed.get(key)
+        if found is None:
+            found = 0
+            for s, (mask, accuracy) in enumerate(zip(self.model.sets, self.model.accuracy, strict=True)):
+                if mask & ~available == 0 and accuracy >= least_accuracy - FLOOR_TOLERANCE:
+                    found |= 1 << s
+            self._allowed[key] = found
+        return found
+
+    def best_only(self, available: int) -> int:
+        """Return the key of the single most accurate set within the available modalities (0: none)."""
+        best = None
+        for s, (mask, accuracy) in enumerate(zip(self.model.sets, self.model.accuracy, strict=True)):
+            if mask & ~available == 0 and (best is None or accuracy > self.model.accuracy[best]):
+                best = s
+        return 0 if best is None else 1 << best
+
+    def frontier(self, allowed: int, batch: int) -> Frontier | None:
+        """Return the frontier of a batch size over the allowed sets, or None beyond the largest batch."""
+        if allowed == 0 or batch > self.model.max_batch:
+            return None
+        found = self._frontiers.get(allowed)
+        if found is None:
+            positions = [s for s in range(len(self.model.sets)) if allowed >> s & 1]
+            found = self._frontiers[allowed] = frontiers(restrict(self.model, positions))
+        return found[batch]
+
+    def highest_accuracy(self, allowed: int) -> float:
+        """Return the accuracy of the best allowed set; -inf where none is allowed."""
+        return max((a for s, a in enumerate(self.model.accuracy) if allowed >> s & 1), default=-math.inf)
+
+
+class ServiceModel:
+    """The plans of every variant of a service. Built once; frontiers are worked out as they are first used."""
+
+    def __init__(self, service: Service, profile: Profile) -> None:
+        self.service = service
+        self.profile = profile
+        self.index = service.modality_index
+        self._plans: dict[tuple[str, int, str], VariantPlans] = {}
+
+    def plans(self, variant: str, threads: int = 1, device: Device = "cpu") -> VariantPlans:
+        """Return the plans of a variant at some threads on a device.
+
+        Raises:
+            ConfigError: the profile has no latency there, or stages that E1 cannot treat.
+        """
+        key = (variant, threads, device)
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plans[key] = self._build(variant, threads, device)
+        return found
+
+    def _build(self, variant: str, threads: int, device: Device) -> VariantPlans:
+        settings = self.service.scheduler
+        measured = self.profile.variant(variant)
+        modes = sum(len(v.modes) for v in self.profile.variants)
+        confidence = self.service.guarantee.confidence
+        promised = {
+            self.index.mask(mode.modalities): promised_accuracy(mode, confidence, modes)
+            for mode in measured.modes
+        }
+        expected = {self.index.mask(mode.modalities): mode.accuracy for mode in measured.modes}
+
+        def model(statistic: LatencyStatistic) -> LatencyModel:
+            return latency_model(
+                measured,
+                self.index,
+                statistic=statistic,
+                threads=threads,
+                max_batch=settings.max_batch,
+                accuracy=promised,
+                device=device,
+            )
+
+        try:
+            planned = model(settings.latency)
+            plans = VariantPlans(variant, planned, model("p50"), tuple(expected[m] for m in planned.sets))
+            plans.frontier((1 << len(planned.sets)) - 1, planned.max_batch)
+        except ValueError as error:
+            raise ConfigError(
+                f"variant {variant!r}: {error}",
+                file=self.service.profile,
+                field="variants.stages",
+                expected=f"points for threads {threads} on {device}: profile again",
+            ) from None
+        return plans

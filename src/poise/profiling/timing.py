@@ -1,0 +1,182 @@
+"""How long things take, in a way that comes out the same again: what to run in which order, and which runs count.
+
+Every point is run in rounds that visit all points in a shuffled order, so that a machine that drifts does so for
+all of them alike and each run meets the caches that a busy worker meets. A run that did not have its core to
+itself is not counted and is run again. Rounds go on until the p95 of every point stands still, or the budget is
+spent.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from poise.domain.profile import LatencyPoint
+
+WARM_UP_RUNS = 3
+LEAST_ROUNDS = 5
+"""Rounds that are run whatever the budget."""
+STABLE_ROUNDS = 100
+"""Rounds before the p95 is believed to stand still."""
+MOST_ROUNDS = 2_000
+CHECK_EVERY = 10
+STABLE_FRAC = 0.03
+"""A p95 stands still when the runs of the even rounds and those of the odd ones give it as close as this."""
+CHEAP_S = 0.002
+MOST_VISITS = 4
+"""A point of less than ``CHEAP_S`` is visited as often in a round as fits in it, up to this."""
+RETRIES = 2
+CONTAMINATED_FRAC = 0.25
+"""A point of which more runs than this were disturbed, repetitions included, is marked as contaminated."""
+SLACK_S = 20e-6
+SLACK_FRAC = 0.05
+"""A run whose wall time exceeds its CPU time by more than either was kept waiting."""
+
+
+class Run(NamedTuple):
+    """One timed run. Units: seconds."""
+
+    wall_s: float
+    disturbed: bool
+
+
+class Stopwatch(Protocol):
+    """What timing needs of the world."""
+
+    def now_s(self) -> float:
+        """Return the time on a clock that only runs forward."""
+
+    def time(self, call: Callable[[], object]) -> Run:
+        """Run something and say how long it took, and whether something else disturbed it."""
+
+
+class CoreStopwatch:
+    """Times runs on the calling thread, which is expected to be pinned to cores of its own.
+
+    A run was disturbed if the thread was made to give up its core, or if, with one thread, it took longer on the
+    wall than on the CPU. With several threads the calling one waits for the others, so only the former tells.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._alone = threads == 1
+        self._who = getattr(resource, "RUSAGE_THREAD" if self._alone else "RUSAGE_SELF")
+
+    def now_s(self) -> float:
+        """Return the monotonic clock."""
+        return time.perf_counter()
+
+    def time(self, call: Callable[[], object]) -> Run:
+        """Run something once; see ``Stopwatch``."""
+        switches = resource.getrusage(self._who).ru_nivcsw
+        cpu_start = time.thread_time_ns()
+        start = time.perf_counter_ns()
+        call()
+        wall_s = (time.perf_counter_ns() - start) * 1e-9
+        cpu_s = (time.thread_time_ns() - cpu_start) * 1e-9
+        switched = resource.getrusage(self._who).ru_nivcsw != switches
+        waited = self._alone and wall_s - cpu_s > max(SLACK_S, SLACK_FRAC * wall_s)
+        return Run(wall_s, switched or waited)
+
+
+class Timed(msgspec.Struct):
+    """What a point's runs gave. Units: seconds. ``rounds[i]`` is the round of ``clean_s[i]``."""
+
+    clean_s: list[float] = []
+    rounds: list[int] = []
+    disturbed_s: list[float] = []
+
+    def is_stable(self) -> bool:
+        """Return whether even and odd rounds agree on the p95."""
+        times, rounds = np.array(self.clean_s), np.array(self.rounds)
+        even, odd = times[rounds % 2 == 0], times[rounds % 2 == 1]
+        if not len(even) or not len(odd):
+            return False
+        low, high = sorted((np.quantile(even, 0.95), np.quantile(odd, 0.95)))
+        return bool(high - low <= STABLE_FRAC * high)
+
+    def summary(self, *, batch: int, threads: int, busy_cores: int) -> LatencyPoint:
+        """Return the point of a profile: of clean runs, or of all where too few were clean."""
+        contaminated = len(self.disturbed_s) > CONTAMINATED_FRAC * (len(self.clean_s) + len(self.disturbed_s))
+        times = self.clean_s if len(self.clean_s) >= LEAST_ROUNDS else [*self.clean_s, *self.disturbed_s]
+        p50, p95, p99 = (round(float(q), 8) for q in np.quantile(times, (0.5, 0.95, 0.99)))
+        return LatencyPoint(
+            threads=threads,
+            busy_cores=busy_cores,
+            batch=batch,
+            mean_s=round(float(np.mean(times)), 8),
+            p50_s=p50,
+            p95_s=p95,
+            p99_s=p99,
+            runs=len(times),
+            contaminated=contaminated,
+        )
+
+
+def time_calls(
+    calls: Sequence[Callable[[], object]],
+    stopwatch: Stopwatch,
+    *,
+    budget_s: float,
+    generator: np.random.Generator,
+    on_round: Callable[[float], None] = lambda done_frac: None,
+) -> list[Timed]:
+    """Time each call many times, interleaved; one result for each call.
+
+    ``on_round`` is told, after every round, how much of the work is done, as a share.
+    """
+    start = stopwatch.now_s()
+    costs = [_warm_up(call, stopwatch) for call in calls]
+    visits = [int(np.clip(CHEAP_S / max(cost, 1e-9), 1, MOST_VISITS)) for cost in costs]
+    order = np.repeat(np.arange(len(calls)), visits)
+    results = [Timed() for _ in calls]
+    for number in range(MOST_ROUNDS):
+        for at in generator.permutation(order):
+            _visit(calls[at], results[at], stopwatch, number)
+        spent = stopwatch.now_s() - start
+        done = max(spent / budget_s if budget_s > 0 else 1.0, (number + 1) / MOST_ROUNDS)
+        on_round(min(done, 1.0))
+        rounds = number + 1
+        one_more = spent / rounds
+        if rounds >= LEAST_ROUNDS and spent + one_more > budget_s:
+            break
+        if rounds >= STABLE_ROUNDS and rounds % CHECK_EVERY == 0 and all(r.is_stable() for r in results):
+            break
+    return results
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Keep the garbage collector from running in the middle of a measurement."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
+
+
+def _warm_up(call: Callable[[], object], stopwatch: Stopwatch) -> float:
+    """Run a call a few times uncounted; return the least it took. Units: seconds."""
+    return min(stopwatch.time(call).wall_s for _ in range(WARM_UP_RUNS))
+
+
+def _visit(call: Callable[[], object], result: Timed, stopwatch: Stopwatch, number: int) -> None:
+    """Time a call once, and again while it is disturbed and may be repeated."""
+    for _ in range(1 + RETRIES):
+        run = stopwatch.time(call)
+        if not run.disturbed:
+            result.clean_s.append(run.wall_s)
+            result.rounds.append(number)
+            return
+        result.disturbed_s.append(run.wall_s)

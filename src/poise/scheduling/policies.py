@@ -1,0 +1,189 @@
+"""Scheduling policies behind one small interface: given a free worker and the queue, the next batch.
+
+``poise`` holds deadlines first, then buys accuracy with the time that is left; ``edf`` is modality-agnostic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from poise.errors import ConfigError
+from poise.planning.service_model import VariantPlans
+from poise.scheduling.composition import Composition, compose, demands_of
+from poise.scheduling.queue import Waiting
+from poise.scheduling.view import Choice, DispatchView, Policy
+
+HORIZON_OF_SLO = 0.5
+"""The waiting items and those to come are planned to be cleared within this share of the shortest SLO."""
+CAP_OF_SLO = 0.5
+"""No batch takes longer than this share of the shortest SLO: a long batch must not block an urgent job."""
+CANDIDATE_SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+"""Batch sizes that are tried, as shares of the largest possible one; and one single job."""
+
+
+class Edf:
+    """Modality-agnostic earliest deadline first: every item by the most accurate mode.
+
+    Takes as many waiting items as ``max_batch`` and the first job's deadline allow, whenever a worker is free.
+    """
+
+    name = "edf"
+
+    def reach(self, plans: VariantPlans, available: int) -> int:
+        """Only the most accurate set within the available modalities."""
+        return plans.best_only(available)
+
+    def choose(self, view: DispatchView) -> Choice | None:
+        """Return the longest prefix of the queue that the first deadline allows."""
+        plans = max(view.worker.plans, key=lambda p: max(p.model.accuracy))
+        time_s = _time_to_first_deadline(view)
+        for jobs in _prefixes(view, plans.model.max_batch):
+            planned = compose(plans, demands_of(view, plans, jobs, self.reach), 0.0)
+            if planned is not None and planned.latency_s <= time_s:
+                return Choice(plans=plans, shares=planned.shares(), latency_s=planned.latency_s)
+        return None
+
+
+class Poise:
+    """Deadlines first, then accuracy, and some of every slack kept for the arrivals to come.
+
+    A candidate batch is a prefix of the queue. Its time is bounded by (1) the first job's deadline, (2) the
+    slack of the jobs left behind, served at their cheapest plans, (3) the batch-time cap, (4) its share
+    ``items · C·H / (K + V)`` of the capacity *C* within a horizon *H*, where *K* items wait and *V* virtual ones
+    arrive (the running rate, raised by one standard deviation). Within that time the frontier gives the most
+    accurate plan. (4) is what keeps the queue short: as it grows, each item's time shrinks until the queue does.
+    Where even the cheapest plans exceed (4) the load is above what accuracy can be bought for, and the batch
+    with the least time per item is taken.
+    """
+
+    name = "poise"
+
+    def reach(self, plans: VariantPlans, available: int) -> int:
+        """Every set within the available modalities."""
+        return plans.allowed(available)
+
+    def choose(self, view: DispatchView) -> Choice | None:
+        """Return the best batch over the resident variants and some prefixes of the queue."""
+        limits = _Limits(view)
+        best: tuple[tuple[float, float, int], VariantPlans, Composition] | None = None
+        for ignore_soft in (False, True):
+            for plans in view.worker.plans:
+                for jobs in _prefixes(view, plans.model.max_batch):
+                    found = self._candidate(view, plans, jobs, limits, ignore_soft)
+                    if found is not None and (best is None or found[0] > best[0]):
+                        best = (found[0], plans, found[1])
+            if best is not None:
+                break
+        if best is None:
+            return None
+        _, plans, planned = best
+        return Choice(plans=plans, shares=planned.shares(), latency_s=planned.latency_s)
+
+    def _candidate(
+        self,
+        view: DispatchView,
+        plans: VariantPlans,
+        jobs: Sequence[tuple[Waiting, int]],
+        limits: _Limits,
+        ignore_soft: bool,
+    ) -> tuple[tuple[float, float, int], Composition] | None:
+        items = sum(count for _, count in jobs)
+        hard_s = limits.hard_s(jobs)
+        share_s = limits.share_s(items)
+        demands = demands_of(view, plans, jobs, self.reach)
+        planned = compose(plans, demands, min(hard_s, limits.cap_s, share_s), ignore_soft=ignore_soft)
+        if planned is None or planned.latency_s > limits.first_s:
+            return None
+        within = planned.latency_s <= min(max(share_s, 0.0), limits.cap_s) + 1e-12
+        if within:
+            return (1.0, round(planned.accuracy_sum / items, 9), items), planned
+        # Overload: no accuracy can be bought; the least time per item keeps the most jobs.
+        over_cap = planned.latency_s > limits.cap_s
+        return (-1.0 if over_cap else 0.0, -planned.latency_s / items, items), planned
+
+
+class _Limits:
+    """Bounds on a batch's time, in profile seconds of the free worker."""
+
+    def __init__(self, view: DispatchView) -> None:
+        now_s, queue = view.now_s, view.queue
+        factor = view.worker.calibration.factor
+        self.first_s = _time_to_first_deadline(view)
+        self.cap_s = CAP_OF_SLO * view.shortest_slo_s / factor
+        capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
+        horizon_s = HORIZON_OF_SLO * view.shortest_slo_s
+        expected = view.arrival_rate * horizon_s
+        virtual = expected + math.sqrt(expected)
+        self._per_item_s = capacity * horizon_s / (queue.items + virtual)
+        room = np.zeros(len(queue))
+        for worker in view.workers:
+            free_s = max(worker.free_at_s, now_s)
+            room += np.maximum(queue.deadlines_s - free_s, 0.0) / worker.calibration.factor
+        self._work_before = np.concatenate(([0.0], np.cumsum(queue.work_s)))
+        slack = room - self._work_before[1:]
+        self._least_slack = np.append(np.minimum.accumulate(slack[::-1])[::-1], np.inf)
+
+    def hard_s(self, jobs: Sequence[tuple[Waiting, int]]) -> float:
+        """Time until the first deadline, or until a job left behind would be late at its cheapest plan."""
+        whole = len(jobs)
+        entry, count = jobs[-1]
+        work = 0.0
+        if count < entry.waiting_items:
+            whole -= 1
+            work = entry.work_s * count / entry.waiting_items
+        return min(self.first_s, float(self._least_slack[whole] + self._work_before[whole] + work))
+
+    def share_s(self, items: int) -> float:
+        """The part of the capacity within the horizon that belongs to so many items."""
+        return self._per_item_s * items
+
+
+def _time_to_first_deadline(view: DispatchView) -> float:
+    return (view.queue.entries[0].job.deadline_s - view.now_s) / view.worker.calibration.factor
+
+
+def _prefixes(view: DispatchView, max_batch: int) -> list[list[tuple[Waiting, int]]]:
+    """Return candidate batches as lists of (entry, items), largest first, all led by the first job.
+
+    A job that must run alone is a batch of its own and ends every other prefix.
+    """
+    limit = min(max_batch, view.max_batch)
+    longest: list[tuple[Waiting, int]] = []
+    items = 0
+    for entry in view.queue.entries:
+        if entry.alone and longest:
+            break
+        count = entry.waiting_items
+        if items + count > limit:
+            if not longest:
+                longest.append((entry, limit))
+            break
+        longest.append((entry, count))
+        items += count
+        if entry.alone or items == limit:
+            break
+    sizes = sorted({max(1, round(len(longest) * share)) for share in CANDIDATE_SHARES} | {1}, reverse=True)
+    return [longest[:size] for size in sizes]
+
+
+POLICIES: Mapping[str, type[Policy]] = MappingProxyType({"poise": Poise, "edf": Edf})
+"""Policy name -> class."""
+
+
+def policy_named(name: str) -> Policy:
+    """Return a policy by its name.
+
+    Raises:
+        ConfigError: no such policy.
+    """
+    if name not in POLICIES:
+        raise ConfigError(
+            f"unknown policy {name!r}",
+            field="scheduler.policy",
+            expected="one of " + ", ".join(sorted(POLICIES)),
+        )
+    return POLICIES[name]()

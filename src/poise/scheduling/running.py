@@ -1,0 +1,94 @@
+"""A batch on a worker: whose items it answers, and what it does to the accuracy balances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from poise.planning.service_model import VariantPlans
+from poise.scheduling.balance import AccuracyBalance
+from poise.scheduling.queue import Waiting
+
+
+class RunningPart(msgspec.Struct, frozen=True):
+    """Consecutive items of one job, answered by one modality set."""
+
+    entry: Waiting
+    first_item: int
+    items: int
+    modalities: int
+
+
+class RunningBatch:
+    """Mutable: parts are added while it is formed; it ends in ``complete`` or ``give_back``."""
+
+    __slots__ = ("_net", "_paid", "parts", "plans")
+
+    def __init__(self, plans: VariantPlans) -> None:
+        self.plans = plans
+        self.parts: list[RunningPart] = []
+        self._net: dict[str, float] = {}
+        self._paid = False
+
+    @property
+    def median_s(self) -> float:
+        """What the profile's medians say it takes. Units: seconds."""
+        counts = [0] * len(self.plans.model.sets)
+        for part in self.parts:
+            counts[self.plans.position[part.modalities]] += part.items
+        return self.plans.median.latency_s(counts)
+
+    def add(self, part: RunningPart) -> None:
+        """Add a part that was just taken from its job."""
+        entry = part.entry
+        accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
+        self.parts.append(part)
+        entry.running += part.items
+        entry.planned_items += part.items
+        entry.accuracy_planned += accuracy * part.items
+        net = (accuracy - entry.floor) * part.items
+        self._net[entry.job.slo_class] = self._net.get(entry.job.slo_class, 0.0) + net
+
+    def spend_debts(self, balances: Mapping[str, AccuracyBalance]) -> None:
+        """Book what the batch owes each class's balance; gains wait until it is answered."""
+        self._paid = True
+        for slo_class, net in self._net.items():
+            if net < 0:
+                balances[slo_class].spend(-net)
+
+    def return_credit(self, balances: Mapping[str, AccuracyBalance]) -> None:
+        """Give back what was booked: the batch was not answered."""
+        for slo_class, net in self._net.items():
+            if self._paid and net < 0:
+                balances[slo_class].earn(-net)
+
+    def bank_gains(self, balances: Mapping[str, AccuracyBalance]) -> None:
+        """Book what the answered batch adds to each class's balance."""
+        for slo_class, net in self._net.items():
+            if self._paid and net > 0:
+                balances[slo_class].earn(net)
+
+    def complete(self) -> list[Waiting]:
+        """Mark all items done; return the jobs, each once."""
+        for part in self.parts:
+            entry = part.entry
+            entry.running -= part.items
+            entry.done += part.items
+            expected = self.plans.expected_accuracy[self.plans.position[part.modalities]]
+            entry.expected_sum += expected * part.items
+            entry.parts.append((part.first_item, part.items, part.modalities, self.plans.name))
+        return list({id(part.entry): part.entry for part in self.parts}.values())
+
+    def give_back(self) -> list[tuple[Waiting, int]]:
+        """Mark all items as still to be answered; return (job, items), each job once. The caller queues them."""
+        returned: dict[int, tuple[Waiting, int]] = {}
+        for part in self.parts:
+            entry = part.entry
+            entry.running -= part.items
+            entry.planned_items -= part.items
+            accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
+            entry.accuracy_planned -= accuracy * part.items
+            entry.lost.append((part.first_item, part.items))
+            returned[id(entry)] = (entry, returned.get(id(entry), (entry, 0))[1] + part.items)
+        return list(returned.values())

@@ -1,0 +1,85 @@
+"""What a policy sees when a worker is free, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from poise.planning.service_model import ServiceModel, VariantPlans
+from poise.scheduling.balance import AccuracyBalance
+from poise.scheduling.calibration import Calibration
+from poise.scheduling.queue import DeadlineQueue, Waiting
+
+
+class WorkerState:
+    """One live worker as the scheduler knows it. Units: ``free_at_s`` in seconds, absolute."""
+
+    __slots__ = ("batch_id", "calibration", "free_at_s", "plans", "worker_id")
+
+    def __init__(self, worker_id: int, plans: tuple[VariantPlans, ...], now_s: float) -> None:
+        self.worker_id = worker_id
+        self.plans = plans
+        self.calibration = Calibration()
+        self.free_at_s = now_s
+        self.batch_id: int | None = None
+
+
+class DispatchView(msgspec.Struct, frozen=True):
+    """State at the moment a worker is free. Policies read it and change nothing.
+
+    Units: seconds; ``arrival_rate`` is in items per second.
+    """
+
+    now_s: float
+    worker: WorkerState
+    workers: Sequence[WorkerState]
+    queue: DeadlineQueue
+    model: ServiceModel
+    balances: dict[str, AccuracyBalance]
+    scope: Literal["job", "class"]
+    arrival_rate: float
+    max_batch: int
+    shortest_slo_s: float
+
+    def credit(self, slo_class: str) -> float:
+        """The credit of a class, in items times accuracy; none in scope ``job``."""
+        return self.balances[slo_class].credit if self.scope == "class" else 0.0
+
+    def prefers_deadline(self, entry: Waiting) -> bool:
+        """Whether the job's class would rather go below its floor than be refused."""
+        return self.model.service.classes[entry.job.slo_class].prefer == "deadline"
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Part of a choice: some items of a waiting job, by modality set. ``counts`` pairs (mask, items)."""
+
+    entry: Waiting
+    counts: tuple[tuple[int, int], ...]
+    below_floor: bool = False
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A batch for the free worker. Units: ``latency_s`` in profile seconds (before calibration)."""
+
+    plans: VariantPlans
+    shares: tuple[Share, ...]
+    latency_s: float
+
+
+class Policy(Protocol):
+    """A scheduling policy: which modality sets it would use at all, and the next batch."""
+
+    @property
+    def name(self) -> str:
+        """The name that selects it."""
+        ...
+
+    def reach(self, plans: VariantPlans, available: int) -> int:
+        """Return the key of the modality sets it would ever use for a job with these modalities."""
+        ...
+
+    def choose(self, view: DispatchView) -> Choice | None:
+        """Return the next batch, led by the first waiting job; None if that job cannot be held any more."""
+        ...

@@ -1,0 +1,110 @@
+"""A service as the protocol sees it: its tensors with the batch dimension first, and the bounds of a request."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from poise.domain.service import Service, SLOClass, TensorSpec
+from poise.files import NUMPY_TYPE
+from poise.serving.arena import full_shape
+
+VERSION = "1"
+"""The one version of a service that the protocol's paths may name."""
+
+
+class InputWire(msgspec.Struct, frozen=True):
+    """One input tensor. Shapes: ``shape`` is one item's, ``free`` the axis of its -1 (None: no such axis)."""
+
+    name: str
+    modality: str
+    bit: int
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    free: int | None
+    longest: int
+
+    @property
+    def expected(self) -> str:
+        """The shape that a request may give, in words."""
+        sizes = ["n", *(str(size) if size != -1 else f"1..{self.longest}" for size in self.shape)]
+        return "[" + ", ".join(sizes) + "]"
+
+
+class OutputWire(msgspec.Struct, frozen=True):
+    """One output tensor. Shapes: ``shape`` is one item's."""
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class ServiceWire(msgspec.Struct, frozen=True):
+    """All of a service that a request is held against; made once."""
+
+    name: str
+    inputs: dict[str, InputWire]
+    modalities: dict[str, tuple[str, ...]]
+    outputs: dict[str, OutputWire]
+    classes: dict[str, SLOClass]
+    default_class: str
+    max_items: int
+
+
+def wire_of(service: Service, max_items: int) -> ServiceWire:
+    """Return the wire form of a service that takes at most ``max_items`` items in one request."""
+    inputs = {}
+    for bit, (modality, group) in enumerate(service.modalities.items()):
+        for name, spec in group.inputs.items():
+            inputs[name] = _input(name, modality, 1 << bit, spec)
+    return ServiceWire(
+        name=service.service,
+        inputs=inputs,
+        modalities={name: tuple(group.inputs) for name, group in service.modalities.items()},
+        outputs={
+            name: OutputWire(name, spec.datatype, np.dtype(NUMPY_TYPE[spec.datatype]), spec.shape)
+            for name, spec in service.outputs.items()
+        },
+        classes=service.classes,
+        default_class=service.default_class,
+        max_items=max_items,
+    )
+
+
+def _input(name: str, modality: str, bit: int, spec: TensorSpec) -> InputWire:
+    free = spec.shape.index(-1) if -1 in spec.shape else None
+    longest = full_shape(spec)[free] if free is not None else 0
+    dtype: np.dtype[Any] = np.dtype(NUMPY_TYPE[spec.datatype])
+    return InputWire(name, modality, bit, spec.datatype, dtype, spec.shape, free, longest)
+
+
+def metadata(wire: ServiceWire) -> dict[str, Any]:
+    """Return the protocol's model metadata; an input's parameters name the modality that it belongs to."""
+    return {
+        "name": wire.name,
+        "versions": [VERSION],
+        "platform": "poise",
+        "inputs": [
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": [-1, *tensor.shape],
+                "parameters": {"modality": tensor.modality},
+            }
+            for tensor in wire.inputs.values()
+        ],
+        "outputs": [
+            {"name": tensor.name, "datatype": tensor.datatype, "shape": [-1, *tensor.shape]}
+            for tensor in wire.outputs.values()
+        ],
+    }
+
+
+def item_elements(shape: tuple[int, ...]) -> int:
+    """Return the number of elements of one item."""
+    return prod(shape)

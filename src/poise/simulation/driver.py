@@ -1,0 +1,259 @@
+"""The event heap that drives a scheduler through virtual time.
+
+The scheduler cannot tell it from a live server: it gets the same events and its commands are carried out.
+Time is the time of the next event. Two things at one time happen in a fixed order: arrivals first, then
+what was planned, in the order in which it was planned, then a wake-up. So the same jobs, service times and
+faults give the same events and commands.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
+from time import perf_counter
+from typing import Any, Protocol
+
+from poise.domain.job import Job
+from poise.domain.modalities import ModalityIndex
+from poise.errors import ConfigError, InternalError
+from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.events import BatchDone, Event, JobArrived, Woke, WorkerLost, WorkerReady
+from poise.simulation.faults import NO_FAULTS, Faults, LostWorker, SlowWorker
+from poise.simulation.service_times import ServiceTimes
+from poise.simulation.workers import SimulatedWorker
+from poise.workload.outcomes import JobOutcome
+
+MAX_WAKES_AT_ONCE = 1000
+"""A scheduler that asks to be woken at the same time more often than this would never get any further."""
+
+Observer = Callable[[Event, Sequence[Command]], None]
+"""Is shown every event with its commands, before they are carried out."""
+
+
+class EventHandler(Protocol):
+    """What is driven: the scheduler, or a stand-in."""
+
+    def handle(self, event: Event) -> Sequence[Command]:
+        """Take one event and return what is to be done now, in order."""
+        ...
+
+
+class _Worker:
+    """What the driver knows of a worker: whether it is up, which batch it has, how slow it is."""
+
+    __slots__ = ("batch_id", "factor", "kind", "up")
+
+    def __init__(self, kind: SimulatedWorker) -> None:
+        self.kind = kind
+        self.up = False
+        self.batch_id: int | None = None
+        self.factor = 1.0
+
+
+class Driver:
+    """Drives one scheduler through one run; used once.
+
+    ``outcomes`` has one entry for each job, in the order in which they left. ``decision_s`` holds how long
+    each call of the scheduler took on the real clock, the only real time here. ``now_s`` is virtual.
+
+    Raises:
+        ConfigError: a worker's variant is not profiled there, or a fault of a worker that there is not.
+    """
+
+    def __init__(
+        self,
+        scheduler: EventHandler,
+        times: ServiceTimes,
+        workers: Sequence[SimulatedWorker],
+        index: ModalityIndex,
+        *,
+        faults: Faults = NO_FAULTS,
+        observe: Observer | None = None,
+    ) -> None:
+        self.outcomes: list[JobOutcome] = []
+        self.decision_s = array("d")
+        self.now_s = 0.0
+        self._handle = scheduler.handle
+        self._times = times
+        self._label = index.label
+        self._observe = observe
+        self._workers = {worker.id: _Worker(worker) for worker in workers}
+        self._waiting: dict[int, Job] = {}
+        self._wake_s = math.inf
+        self._sequence = 0
+        # (time, sequence, what happens, to what): a sequence stands once, so comparisons end there.
+        self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        for worker in workers:
+            for variant in worker.variants:
+                times.prepare(variant, worker.threads, worker.device)
+        for lost in faults.lost:
+            self._check_worker(lost.worker_id)
+            self._plan(lost.at_s, self._lose, lost)
+        for slow in faults.slow:
+            self._check_worker(slow.worker_id)
+            self._plan(slow.from_s, self._slow, slow)
+
+    def run(self, jobs: Iterable[tuple[float, Job]]) -> None:
+        """Drive until every job has its outcome; ``jobs`` are (when the scheduler sees it, job), sorted by
+        time.
+
+        Raises:
+            InternalError: the scheduler asked for something impossible, or left a job without an outcome.
+        """
+        for worker in self._workers.values():
+            self._ready(worker)
+        heap, waiting, step = self._heap, self._waiting, self._step
+        arrivals = iter(jobs)
+        nothing: tuple[float, Job | None] = (math.inf, None)
+        arrive_s, job = next(arrivals, nothing)
+        idle_wakes = 0
+        while job is not None or waiting:
+            planned_s = heap[0][0] if heap else math.inf
+            wake_s = self._wake_s
+            if job is not None and arrive_s <= planned_s and arrive_s <= wake_s:
+                self.now_s = arrive_s
+                waiting[job.id] = job
+                step(JobArrived(arrive_s, job))
+                arrive_s, job = next(arrivals, nothing)
+            elif heap and planned_s <= wake_s:
+                self.now_s, _, happen, detail = heappop(heap)
+                happen(detail)
+            elif wake_s < math.inf:
+                idle_wakes = idle_wakes + 1 if wake_s <= self.now_s else 0
+                if idle_wakes > MAX_WAKES_AT_ONCE:
+                    raise InternalError(
+                        f"the scheduler asked {idle_wakes} times to be woken at {self.now_s} s"
+                    )
+                self.now_s = max(wake_s, self.now_s)
+                self._wake_s = math.inf
+                step(Woke(self.now_s))
+            else:
+                left = list(waiting.values())[:10]
+                story = tuple(f"job {job.id} arrived at {job.arrival_s} s" for job in left)
+                raise InternalError(f"{len(waiting)} jobs wait for what will never happen", story=story)
+
+    def _plan(self, at_s: float, happen: Callable[[Any], None], detail: object) -> None:
+        self._sequence += 1
+        heappush(self._heap, (at_s, self._sequence, happen, detail))
+
+    def _step(self, event: Event) -> None:
+        """Show the scheduler an event and carry out its commands."""
+        start = perf_counter()
+        commands = self._handle(event)
+        self.decision_s.append(perf_counter() - start)
+        if self._observe is not None:
+            self._observe(event, commands)
+        for command in commands:
+            if isinstance(command, RunBatch):
+                self._run_batch(command)
+            elif isinstance(command, Answer):
+                self._answer(command)
+            elif isinstance(command, WakeAt):
+                self._wake_s = command.at_s
+            else:
+                self._refuse(command)
+
+    # Commands
+
+    def _run_batch(self, command: RunBatch) -> None:
+        worker = self._workers.get(command.worker_id)
+        if worker is None or not worker.up or worker.batch_id is not None:
+            state = "unknown" if worker is None else "busy" if worker.up else "lost"
+            raise InternalError(
+                f"batch {command.batch_id} is for worker {command.worker_id}, which is {state}"
+            )
+        kind = worker.kind
+        if command.variant not in kind.variants:
+            raise InternalError(
+                f"batch {command.batch_id} is for worker {kind.id}, without {command.variant!r}"
+            )
+        run_s, stage_s = self._times.draw(command.variant, kind.threads, kind.device, command.parts)
+        if worker.factor != 1.0:
+            run_s *= worker.factor
+            stage_s = tuple((name, time_s * worker.factor) for name, time_s in stage_s)
+        worker.batch_id = command.batch_id
+        done_s = self.now_s + run_s
+        self._plan(done_s, self._batch_done, BatchDone(done_s, command.batch_id, kind.id, run_s, stage_s))
+
+    def _answer(self, command: Answer) -> None:
+        job = self._leave(command.job_id)
+        modalities: dict[str, int] = {}
+        variants: dict[str, int] = {}
+        for part in command.parts:
+            label = self._label(part.modalities)
+            modalities[label] = modalities.get(label, 0) + part.items
+            variants[part.variant] = variants.get(part.variant, 0) + part.items
+        if sum(variants.values()) != job.items:
+            raise InternalError(f"job {job.id} has {job.items} items, and was answered with {command.parts}")
+        allowed_s = job.deadline_s - job.arrival_s
+        if self.now_s <= job.deadline_s:
+            # The two differences are rounded on their own: in time must stay in time.
+            allowed_s = max(allowed_s, self.now_s - job.arrival_s)
+        self.outcomes.append(
+            JobOutcome(
+                number=job.id,
+                slo_class=job.slo_class,
+                items=job.items,
+                sent_s=job.arrival_s,
+                done_s=self.now_s,
+                deadline_s=allowed_s,
+                status="answered",
+                accuracy_floor=job.accuracy_floor,
+                modalities=modalities,
+                variants=variants,
+                expected_accuracy=command.accuracy,
+            )
+        )
+
+    def _refuse(self, command: Refuse) -> None:
+        job = self._leave(command.job_id)
+        self.outcomes.append(
+            JobOutcome(
+                number=job.id,
+                slo_class=job.slo_class,
+                items=job.items,
+                sent_s=job.arrival_s,
+                done_s=self.now_s,
+                deadline_s=job.deadline_s - job.arrival_s,
+                status="refused",
+                reason=command.reason.value,
+                accuracy_floor=job.accuracy_floor,
+            )
+        )
+
+    def _leave(self, job_id: int) -> Job:
+        job = self._waiting.pop(job_id, None)
+        if job is None:
+            raise InternalError(f"job {job_id} got an outcome that it did not wait for")
+        return job
+
+    # What happens
+
+    def _batch_done(self, done: BatchDone) -> None:
+        worker = self._workers[done.worker_id]
+        if worker.batch_id == done.batch_id:  # else it was lost with its worker
+            worker.batch_id = None
+            self._step(done)
+
+    def _ready(self, worker: _Worker) -> None:
+        worker.up = True
+        kind = worker.kind
+        self._step(WorkerReady(self.now_s, kind.id, kind.variants, kind.threads, kind.device))
+
+    def _lose(self, lost: LostWorker) -> None:
+        worker = self._workers[lost.worker_id]
+        if worker.up:
+            worker.up = False
+            worker.batch_id = None
+            if lost.back_s is not None:
+                self._plan(self.now_s + lost.back_s, self._ready, worker)
+            self._step(WorkerLost(self.now_s, lost.worker_id))
+
+    def _slow(self, slow: SlowWorker) -> None:
+        self._workers[slow.worker_id].factor *= slow.factor
+
+    def _check_worker(self, worker_id: int) -> None:
+        if worker_id not in self._workers:
+            raise ConfigError(f"there is no worker {worker_id}", expected=f"one of {sorted(self._workers)}")
