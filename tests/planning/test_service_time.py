@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from poise.domain.profile import LatencyPoint, StageProfile
 from poise.planning.service_time import LEVELS, StageTime, batch_time_s, interpolate, place
 
-levels = st.floats(0, 1)
+levels = st.floats(0, 1) | st.sampled_from(LEVELS)
 seconds = st.floats(1e-6, 10)
 some = st.sampled_from([None, 0.5])
 
@@ -113,3 +113,25 @@ def test_a_batch_takes_the_sum_of_its_stages():
     fixed = StageTime(stage(LatencyPoint(batch=4, mean_s=1.0)), threads=1)
     spread = StageTime(stage(LatencyPoint(batch=4, mean_s=2.0, p50_s=2.0, p95_s=3.0, p99_s=4.0)), threads=1)
     assert batch_time_s([(fixed, 3), (spread, 4), (spread, 0)], [0.1, 0.95, 0.5]) == 4.0
+
+
+def test_the_ends_are_as_documented():
+    # The top is one p99 - p95 span above p99, the bottom what the mean leaves.
+    knots = (0.85, 1.0, 1.4, 1.9, 2.4)
+    mean = 0.5 * 1.85 / 2 + 0.45 * 2.4 / 2 + 0.04 * 3.3 / 2 + 0.01 * 4.3 / 2
+    usual = StageTime(stage(LatencyPoint(batch=1, mean_s=mean, p50_s=1.0, p95_s=1.4, p99_s=1.9)), threads=1)
+    assert [usual.at(1, level) for level in LEVELS] == pytest.approx(knots)
+    # Rare hiccups: a mean beyond what the quantiles explain lies in the last hundredth.
+    rare = StageTime(stage(LatencyPoint(batch=1, mean_s=1.1, p50_s=1.0, p95_s=1.0, p99_s=1.0)), threads=1)
+    assert [rare.at(1, level) for level in LEVELS] == pytest.approx((1.0, 1.0, 1.0, 1.0, 21.0))
+
+
+def test_a_value_never_falls_below_its_segment():
+    # 1e16 - (1e16 - 0.1) is 0 in floating point.
+    assert interpolate((0.1, 1e16, 1e16, 1e16, 1e16), 1, 1.0) == 0.1
+
+
+def test_a_quantile_below_the_mean_that_stands_in_for_others_is_raised():
+    point = LatencyPoint(batch=1, mean_s=2.0, p99_s=0.5)
+    time = StageTime(stage(point), threads=1)
+    assert [time.at(1, level) for level in LEVELS] == [2.0] * 5

@@ -20,6 +20,16 @@ app = typer.Typer(
 
 def _register() -> None:
     """Add each command; a function so that importing this module stays cheap."""
+    from poise.cli.check import check
+    from poise.cli.infer import infer
+    from poise.cli.load import load
+    from poise.cli.plan import plan
+    from poise.cli.profile import profile
+    from poise.cli.serve import serve
+    from poise.cli.simulate import simulate
+
+    for command in (check, profile, plan, serve, infer, load, simulate):
+        app.command()(command)
 
 
 def main() -> None:

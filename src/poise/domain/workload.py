@@ -106,17 +106,30 @@ class Items(_FileStruct, frozen=True, kw_only=True):
 
 
 class Deadline(_FileStruct, frozen=True, kw_only=True):
-    """A deadline of ``slack_ms`` beyond the most accurate mode's latency at the job's size."""
+    """The deadline of every job: ``slack_ms`` beyond the most accurate mode's latency at its size, or ``fixed_ms``.
 
-    slack_ms: float
+    A server may hold jobs to less than that, but never gives them longer than the SLO of their class.
+    """
+
+    slack_ms: float | None = None
+    fixed_ms: float | None = None
 
     def __post_init__(self) -> None:
-        require_positive(self.slack_ms, "slack_ms")
+        if (self.slack_ms is None) == (self.fixed_ms is None):
+            raise ValueError("deadline expected either slack_ms or fixed_ms")
+        for field in ("slack_ms", "fixed_ms"):
+            if (value := getattr(self, field)) is not None:
+                require_positive(value, field)
 
     @property
-    def slack_s(self) -> float:
-        """The slack in seconds."""
-        return self.slack_ms / 1000.0
+    def slack_s(self) -> float | None:
+        """The slack in seconds, None with a fixed deadline."""
+        return None if self.slack_ms is None else self.slack_ms / 1000.0
+
+    @property
+    def fixed_s(self) -> float | None:
+        """The fixed deadline in seconds, None with a slack."""
+        return None if self.fixed_ms is None else self.fixed_ms / 1000.0
 
 
 class Floor(_FileStruct, frozen=True, kw_only=True):

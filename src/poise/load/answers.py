@@ -9,12 +9,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.job import RefusalReason
 from poise.domain.service import Service
 from poise.files import NUMPY_TYPE
 from poise.load.connections import Reply
 
 _REFUSED = {429: "queue_full", 503: "not_ready", 504: "deadline_unreachable"}
 """Status -> reason, where the body does not name one."""
+_FAULTS = frozenset(
+    {
+        RefusalReason.MODEL_FAILED,
+        RefusalReason.WORKER_KILLER,
+        RefusalReason.WORKER_LOST,
+        RefusalReason.CANCELLED,
+    }
+)
+_REASONS = frozenset(RefusalReason) - _FAULTS
+"""What a server decides; faults are failures."""
 
 
 class _Output(msgspec.Struct):
@@ -94,9 +105,11 @@ def refusal(reply: Reply) -> tuple[bool, str]:
         reason = _decode_error(reply.body).reason
     except (msgspec.MsgspecError, UnicodeDecodeError):
         reason = ""
+    if reason in _REASONS or reason in _FAULTS:
+        return reason in _REASONS, reason
     if reply.status in _REFUSED:
-        return True, reason or _REFUSED[reply.status]
-    return False, reason or f"http_{reply.status}"
+        return True, _REFUSED[reply.status]
+    return False, f"http_{reply.status}"
 
 
 def error_text(reply: Reply) -> str:

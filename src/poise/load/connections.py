@@ -104,8 +104,7 @@ class ConnectionPool:
         if self.open >= self.limit:
             on_reply(_no_reply("no_connection"))
             return
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
+        self._opening()
         task = self._loop.create_task(self._connect_and_send(head, body, on_reply, timeout_s))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -118,7 +117,7 @@ class ConnectionPool:
 
     async def resolve(self, timeout_s: float = 10.0) -> str:
         """Connect once and keep the address that answered; return why none did, or an empty text."""
-        self.open += 1
+        self._opening()
         connection, error = await self._connect(timeout_s)
         if connection is None:
             return error
@@ -148,6 +147,10 @@ class ConnectionPool:
         """Forget a connection that is closed."""
         self.open -= 1
         self._all.discard(connection)
+
+    def _opening(self) -> None:
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
 
     async def _connect_and_send(
         self, head: bytes, body: bytes | bytearray, on_reply: OnReply, timeout_s: float
@@ -252,6 +255,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()  # only known here
 
     def _start_message(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
@@ -260,6 +264,7 @@ class _Connection(asyncio.Protocol):
         self._headers_done = False
         self._until_close = True
         self._complete = False
+        self._keep_alive = False
 
     def _finish(self, error: str = "") -> None:
         """Hand over the reply, once, and give the connection back or close it."""
@@ -277,7 +282,7 @@ class _Connection(asyncio.Protocol):
         else:
             body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             reply = Reply(self._parser.get_status_code(), body, done_s, self._header_length)
-            if self.usable and self._parser.should_keep_alive():
+            if self.usable and self._keep_alive:
                 self._start_message()
                 self.pool.released(self)
             else:

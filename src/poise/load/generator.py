@@ -66,7 +66,7 @@ class LoadRun(msgspec.Struct, frozen=True, kw_only=True):
     score_items: NDArray[np.int64]
 
 
-def run_load(
+async def send_load(
     jobs: Sequence[JobDraw],
     service: Service,
     items: LabelledItems,
@@ -78,15 +78,41 @@ def run_load(
 ) -> LoadRun:
     """Send the jobs to a server and wait for what becomes of each; ``contents`` draws what requests carry.
 
-    Whatever goes wrong with a single request is its outcome. Uses uvloop where it is installed.
+    Whatever goes wrong with a single request is its outcome.
 
     Raises:
         ConfigError: no server answers, or it has no such service, or it takes none of the warm-up's requests.
     """
     run = _Run(
-        jobs, service, items, endpoint, contents=contents, options=options or LoadOptions(), on_progress=on_progress
+        jobs,
+        service,
+        items,
+        endpoint,
+        contents=contents,
+        options=options or LoadOptions(),
+        on_progress=on_progress,
     )
-    return _on_fast_loop(run.run())
+    return await run.run()
+
+
+def run_load(
+    jobs: Sequence[JobDraw],
+    service: Service,
+    items: LabelledItems,
+    endpoint: Endpoint,
+    *,
+    contents: Generator,
+    options: LoadOptions | None = None,
+    on_progress: OnProgress | None = None,
+) -> LoadRun:
+    """Run ``send_load`` in an event loop of its own, uvloop's where it is installed.
+
+    Raises:
+        ConfigError: as ``send_load``.
+    """
+    return _on_fast_loop(
+        send_load(jobs, service, items, endpoint, contents=contents, options=options, on_progress=on_progress)
+    )
 
 
 class _Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ def measure_accuracy(
     runner: StagedRunner,
     items: LabelledItems,
     metric: Metric,
-    independent: dict[str, int],
     *,
+    independent: Mapping[str, int],
     on_batch: Callable[[float], None] = lambda done_frac: None,
 ) -> tuple[ModeProfile, ...]:
     """Return the accuracy of each modality set of a variant.

@@ -1,4 +1,4 @@
-"""Load time and memory of a variant, measured in a fresh process: ``python -m poise.profiling.footprint``."""
+"""Load time and memory of a variant, measured in a fresh process: ``python -m poise.profiling footprint``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import psutil
 
 from poise.domain.modalities import names_of
-from poise.domain.service import Service
+from poise.domain.service import Service, TensorSpec
 from poise.errors import PoiseError, WorkerError
 from poise.files import ServiceFolder, open_service
 from poise.runtimes import mode_labels, open_staged
@@ -40,7 +41,7 @@ def measure_footprint(folder: ServiceFolder, variant: str, *, threads: int) -> F
     Raises:
         WorkerError: the process failed.
     """
-    command = [sys.executable, "-m", "poise.profiling.footprint", str(folder.file), variant, str(threads)]
+    command = [sys.executable, "-m", "poise.profiling", "footprint", str(folder.file), variant, str(threads)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
         footprint = msgspec.json.decode(done.stdout, type=Footprint)
@@ -48,7 +49,9 @@ def measure_footprint(folder: ServiceFolder, variant: str, *, threads: int) -> F
         raise WorkerError(f"variant {variant!r}: not loaded within {TIMEOUT_S:.0f} s") from None
     except msgspec.DecodeError:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise WorkerError(f"variant {variant!r}: loading it ended with status {done.returncode}: {last[0]}") from None
+        raise WorkerError(
+            f"variant {variant!r}: loading it ended with status {done.returncode}: {last[0]}"
+        ) from None
     if footprint.error:
         raise WorkerError(f"variant {variant!r}: {footprint.error}")
     return footprint
@@ -76,19 +79,15 @@ def _measure(folder: ServiceFolder, variant: str, threads: int) -> Footprint:
     return Footprint(load_time_s=round(statistics.median(loads), 6), memory_bytes=max(0, memory))
 
 
-def _tensors(service: Service) -> dict:  # type: ignore[type-arg]
+def _tensors(service: Service) -> dict[str, TensorSpec]:
     return {name: spec for modality in service.modalities.values() for name, spec in modality.inputs.items()}
 
 
-def main() -> None:
-    """Measure what the arguments name and print it as JSON."""
-    _, service, variant, threads = sys.argv
+def main(arguments: Sequence[str]) -> None:
+    """Measure what the arguments name (service, variant, threads) and print it as JSON."""
+    service, variant, threads = arguments
     try:
         footprint = _measure(open_service(service), variant, int(threads))
     except PoiseError as error:
         footprint = Footprint(error=str(error))
     sys.stdout.buffer.write(msgspec.json.encode(footprint))
-
-
-if __name__ == "__main__":
-    main()

@@ -47,12 +47,13 @@ def _top1(service: Service) -> Metric:
 
     def top1(outputs: Outputs, labels: NDArray[Any], where: str) -> Scores:
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            sizes = ", ".join(["n", *map(str, labels.shape[1:])])
             raise ConfigError(
-                f"metric top1 with labels of type {labels.dtype} and shape [n{''.join(f', {s}' for s in labels.shape[1:])}]",
+                f"metric top1 with labels of type {labels.dtype} and shape [{sizes}]",
                 field="validation",
                 expected="whole numbers [n]",
             )
-        return (outputs[name].argmax(axis=1) == labels).astype(np.float64)
+        return np.asarray(outputs[name].argmax(axis=1) == labels, np.float64)
 
     return top1
 
@@ -67,7 +68,9 @@ def _load(folder: ServiceFolder, module: str, function: str) -> Callable[[Output
         spec.loader.exec_module(loaded)
     except Exception as error:  # the operator's code may raise anything
         raise ConfigError(
-            f"{path.name} fails when imported: {type(error).__name__}: {error}", file=folder.file.name, field="metric"
+            f"{path.name} fails when imported: {type(error).__name__}: {error}",
+            file=folder.file.name,
+            field="metric",
         ) from error
     found = getattr(loaded, function, None)
     if not callable(found):
@@ -92,7 +95,9 @@ def _checked(function: Callable[[Outputs, NDArray[Any]], Any], name: str) -> Met
                 expected=f"one score for each of {len(labels)} items",
             )
         if not ((scores >= 0) & (scores <= 1)).all():
-            raise ConfigError(f"{where}: metric {name} gave scores outside", field="metric", expected="[0, 1]")
+            raise ConfigError(
+                f"{where}: metric {name} gave scores outside", field="metric", expected="[0, 1]"
+            )
         return scores
 
     return metric

@@ -1,8 +1,9 @@
 """How long things take, in a way that comes out the same again: what to run in which order, and which runs count.
 
-Every point is run in rounds that visit all points in a shuffled order, so that a machine that drifts does so for
-all of them alike and each run meets the caches that a busy worker meets. A run that did not have its core to
-itself is not counted and is run again. Rounds go on until the p95 of every point stands still, or the budget is
+Calls come in chains, such as the stages of one batch, and a chain runs in its own order, first uncounted and then
+timed, so that each stage meets the caches that a batch like it leaves, as in a busy worker. Rounds visit all chains
+in a shuffled order, so that a machine that drifts does so for all of them alike. A run that did not have its core
+to itself is not counted and is run again. Rounds go on until the p95 of every call stands still, or the budget is
 spent.
 """
 
@@ -25,13 +26,14 @@ LEAST_ROUNDS = 5
 """Rounds that are run whatever the budget."""
 STABLE_ROUNDS = 100
 """Rounds before the p95 is believed to stand still."""
-MOST_ROUNDS = 2_000
+MOST_ROUNDS = 1_000
 CHECK_EVERY = 10
 STABLE_FRAC = 0.03
-"""A p95 stands still when the runs of the even rounds and those of the odd ones give it as close as this."""
+STABLE_S = 2e-6
+"""A p95 stands still when the runs of the even rounds and those of the odd ones give it as close as either."""
 CHEAP_S = 0.002
-MOST_VISITS = 4
-"""A point of less than ``CHEAP_S`` is visited as often in a round as fits in it, up to this."""
+MOST_PASSES = 4
+"""A chain of less than ``CHEAP_S`` is timed as often at a visit as fits in it, up to this."""
 RETRIES = 2
 CONTAMINATED_FRAC = 0.25
 """A point of which more runs than this were disturbed, repetitions included, is marked as contaminated."""
@@ -60,12 +62,12 @@ class Stopwatch(Protocol):
 class CoreStopwatch:
     """Times runs on the calling thread, which is expected to be pinned to cores of its own.
 
-    A run was disturbed if the thread was made to give up its core, or if, with one thread, it took longer on the
-    wall than on the CPU. With several threads the calling one waits for the others, so only the former tells.
+    A run was disturbed if the thread was made to give up its core, or if it took longer on the wall than on the
+    CPU. Where the call waits for other threads or processes, only the former tells.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._alone = threads == 1
+    def __init__(self, *, waits: bool = False) -> None:
+        self._alone = not waits
         self._who = getattr(resource, "RUSAGE_THREAD" if self._alone else "RUSAGE_SELF")
 
     def now_s(self) -> float:
@@ -99,7 +101,7 @@ class Timed(msgspec.Struct):
         if not len(even) or not len(odd):
             return False
         low, high = sorted((np.quantile(even, 0.95), np.quantile(odd, 0.95)))
-        return bool(high - low <= STABLE_FRAC * high)
+        return bool(high - low <= max(STABLE_S, STABLE_FRAC * high))
 
     def summary(self, *, batch: int, threads: int, busy_cores: int) -> LatencyPoint:
         """Return the point of a profile: of clean runs, or of all where too few were clean."""
@@ -120,25 +122,29 @@ class Timed(msgspec.Struct):
 
 
 def time_calls(
-    calls: Sequence[Callable[[], object]],
+    chains: Sequence[Sequence[Callable[[], object]]],
     stopwatch: Stopwatch,
     *,
     budget_s: float,
     generator: np.random.Generator,
     on_round: Callable[[float], None] = lambda done_frac: None,
-) -> list[Timed]:
-    """Time each call many times, interleaved; one result for each call.
+) -> list[list[Timed]]:
+    """Time each call of each chain many times, interleaved; the results are shaped as the chains.
 
     ``on_round`` is told, after every round, how much of the work is done, as a share.
     """
     start = stopwatch.now_s()
-    costs = [_warm_up(call, stopwatch) for call in calls]
-    visits = [int(np.clip(CHEAP_S / max(cost, 1e-9), 1, MOST_VISITS)) for cost in costs]
-    order = np.repeat(np.arange(len(calls)), visits)
-    results = [Timed() for _ in calls]
+    costs = [sum(_warm_up(call, stopwatch) for call in chain) for chain in chains]
+    passes = [int(np.clip(CHEAP_S / max(cost, 1e-9), 1, MOST_PASSES)) for cost in costs]
+    results = [[Timed() for _ in chain] for chain in chains]
+    everything = [result for chain in results for result in chain]
     for number in range(MOST_ROUNDS):
-        for at in generator.permutation(order):
-            _visit(calls[at], results[at], stopwatch, number)
+        for at in generator.permutation(len(chains)):
+            for call in chains[at]:
+                stopwatch.time(call)
+            for _ in range(passes[at]):
+                for call, result in zip(chains[at], results[at], strict=True):
+                    _time_one(call, result, stopwatch, number)
         spent = stopwatch.now_s() - start
         done = max(spent / budget_s if budget_s > 0 else 1.0, (number + 1) / MOST_ROUNDS)
         on_round(min(done, 1.0))
@@ -146,7 +152,7 @@ def time_calls(
         one_more = spent / rounds
         if rounds >= LEAST_ROUNDS and spent + one_more > budget_s:
             break
-        if rounds >= STABLE_ROUNDS and rounds % CHECK_EVERY == 0 and all(r.is_stable() for r in results):
+        if rounds >= STABLE_ROUNDS and rounds % CHECK_EVERY == 0 and all(r.is_stable() for r in everything):
             break
     return results
 
@@ -171,7 +177,7 @@ def _warm_up(call: Callable[[], object], stopwatch: Stopwatch) -> float:
     return min(stopwatch.time(call).wall_s for _ in range(WARM_UP_RUNS))
 
 
-def _visit(call: Callable[[], object], result: Timed, stopwatch: Stopwatch, number: int) -> None:
+def _time_one(call: Callable[[], object], result: Timed, stopwatch: Stopwatch, number: int) -> None:
     """Time a call once, and again while it is disturbed and may be repeated."""
     for _ in range(1 + RETRIES):
         run = stopwatch.time(call)

@@ -37,6 +37,7 @@ def stages_of(service: Service, variant: str) -> tuple[tuple[str, tuple[str, ...
     if declared.runtime == "emulated":
         return ()
     labels = mode_labels(service, variant)
+    stages: list[tuple[str, tuple[str, ...]]]
     if declared.graphs:
         stages = [(label, (label,)) for label in labels]
         reserved = {WAY_STAGE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,3 +54,8 @@ def fixed_shape(spec: TensorSpec, *, longest: bool) -> tuple[int, ...]:
         return spec.shape
     length = spec.buckets[-1] if longest else spec.buckets[0]
     return tuple(length if size == -1 else size for size in spec.shape)
+
+
+def item_bytes(spec: TensorSpec) -> int:
+    """Return how many bytes one item of a tensor takes, at its largest bucket."""
+    return NUMPY_TYPE[spec.datatype].itemsize * math.prod(fixed_shape(spec, longest=True))

@@ -60,9 +60,7 @@ class Admission:
         planned_floor = min(floor, reachable)
         work_floor = 0.0 if prefers_deadline else planned_floor
         entry = Waiting(job, planned_floor, costs.rate_s(job.available, work_floor))
-        if not self._in_time(
-            entry, now_s, queue, workers, costs.latency_s(job.available, work_floor, job.items)
-        ):
+        if not self._in_time(entry, now_s, queue, workers, costs, work_floor):
             return Refuse(
                 job.id,
                 RefusalReason.DEADLINE_UNREACHABLE,
@@ -80,14 +78,17 @@ class Admission:
         now_s: float,
         queue: DeadlineQueue,
         workers: Sequence[WorkerState],
-        alone_s: float,
+        costs: LeastCosts,
+        floor: float,
     ) -> bool:
         job = entry.job
         at = queue.position(job)
         ahead_s = float(queue.work_s[:at].sum())
+        ahead = queue.items * at // len(queue) if at else 0
+        last_s = costs.last_batch_s(job.available, floor, job.items, ahead)
         capacity = sum(1.0 / worker.calibration.factor for worker in workers)
         free = [(max(worker.free_at_s, now_s), worker.calibration.factor) for worker in workers]
-        first_free_s = min(free_s + alone_s * factor for free_s, factor in free)
+        first_free_s = min(free_s + last_s * factor for free_s, factor in free)
         if first_free_s + ahead_s / capacity > job.deadline_s:
             return False
         room = sum(max(0.0, job.deadline_s - free_s) / factor for free_s, factor in free)

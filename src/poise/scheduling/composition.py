@@ -16,7 +16,7 @@ from poise.planning.frontier import Frontier
 from poise.planning.latency_model import LatencyModel
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.queue import Waiting
-from poise.scheduling.view import DispatchView, Share
+from poise.scheduling.view import DispatchView
 
 Reach = Callable[[VariantPlans, int], int]
 
@@ -24,13 +24,12 @@ Reach = Callable[[VariantPlans, int], int]
 class Demand:
     """Items of a batch that may be planned together. ``need`` is the least sum of accuracies over them."""
 
-    __slots__ = ("allowed", "items", "members", "need", "soft")
+    __slots__ = ("allowed", "items", "members", "need")
 
-    def __init__(self, allowed: int, soft: bool) -> None:
+    def __init__(self, allowed: int) -> None:
         self.allowed = allowed
         self.items = 0
         self.need = 0.0
-        self.soft = soft
         self.members: list[tuple[Waiting, int]] = []
 
 
@@ -42,14 +41,11 @@ class Composition(msgspec.Struct, frozen=True):
     demands: Sequence[Demand]
     frontiers: Sequence[Frontier]
     points: Sequence[int]
-    below_floor: Sequence[bool]
 
-    def shares(self) -> tuple[Share, ...]:
-        """Return each job's part, its items taken from its demand's plan in order."""
-        found: list[Share] = []
-        for demand, frontier, point, below in zip(
-            self.demands, self.frontiers, self.points, self.below_floor, strict=True
-        ):
+    def counts(self) -> list[tuple[Waiting, tuple[tuple[int, int], ...]]]:
+        """Return each job's part as (mask, items), its items taken from its demand's plan in order."""
+        found: list[tuple[Waiting, tuple[tuple[int, int], ...]]] = []
+        for demand, frontier, point in zip(self.demands, self.frontiers, self.points, strict=True):
             left = list(frontier.pairs(point))
             for entry, items in demand.members:
                 counts: list[tuple[int, int]] = []
@@ -63,14 +59,22 @@ class Composition(msgspec.Struct, frozen=True):
                         left.pop()
                     else:
                         left[-1] = (mask, count - taken)
-                found.append(Share(entry=entry, counts=tuple(counts), below_floor=below))
-        return tuple(found)
+                found.append((entry, tuple(counts)))
+        return found
 
 
 def demands_of(
-    view: DispatchView, plans: VariantPlans, taken: Sequence[tuple[Waiting, int]], reach: Reach
+    view: DispatchView,
+    plans: VariantPlans,
+    taken: Sequence[tuple[Waiting, int]],
+    reach: Reach,
+    *,
+    ignore_soft: bool = False,
 ) -> list[Demand]:
-    """Group the items (entry, count) of a would-be batch into demands."""
+    """Group the items (entry, count) of a would-be batch into demands.
+
+    With ``ignore_soft``, items of classes that prefer deadlines need no accuracy.
+    """
     groups: dict[tuple[object, int], Demand] = {}
     by_class = view.scope == "class"
     for entry, items in taken:
@@ -78,7 +82,9 @@ def demands_of(
         allowed = reach(plans, job.available)
         need = items * entry.floor
         key: object = job.slo_class
-        if not by_class:
+        if ignore_soft and view.prefers_deadline(entry):
+            key, need = "soft", 0.0
+        elif not by_class:
             need = max(0.0, entry.floor * (entry.planned_items + items) - entry.accuracy_planned)
             if job.items == 1:
                 key = "items"
@@ -89,57 +95,41 @@ def demands_of(
                 key = job.id
         found = groups.get((key, allowed))
         if found is None:
-            found = groups[(key, allowed)] = Demand(allowed, view.prefers_deadline(entry))
+            found = groups[(key, allowed)] = Demand(allowed)
         found.items += items
         found.need += need
         found.members.append((entry, items))
     if by_class:
         credit: dict[object, float] = {name: view.credit(name) for name in view.balances}
         for (name, _), demand in groups.items():
-            used = min(credit[name], demand.need)
+            used = min(credit.get(name, 0.0), demand.need)
+            if not used:
+                continue
             demand.need -= used
             credit[name] -= used
     return list(groups.values())
 
 
-def compose(
-    plans: VariantPlans, demands: Sequence[Demand], budget_s: float, *, ignore_soft: bool = False
-) -> Composition | None:
-    """Plan a batch: the most accurate within the budget, else the cheapest; None if a need cannot be met.
-
-    With ``ignore_soft``, demands whose class prefers deadlines are planned without their need.
-    """
+def compose(plans: VariantPlans, demands: Sequence[Demand], budget_s: float) -> Composition | None:
+    """Plan a batch: the most accurate within the budget, else the cheapest; None if a need cannot be met."""
     frontiers: list[Frontier] = []
     points: list[int] = []
-    below: list[bool] = []
     for demand in demands:
         frontier = plans.frontier(demand.allowed, demand.items)
-        if frontier is None or not len(frontier):
-            return None
-        point = frontier.cheapest_at(demand.need / demand.items)
-        dropped = False
-        if (ignore_soft or point is None) and demand.soft:
-            dropped = point != 0
-            point = 0
-        if point is None:
+        point = None if frontier is None else frontier.cheapest_at(demand.need / demand.items)
+        if frontier is None or point is None:
             return None
         frontiers.append(frontier)
         points.append(point)
-        below.append(dropped)
     if len(demands) == 1:
-        frontier = frontiers[0]
-        best = frontier.best_within(budget_s)
+        best = frontiers[0].best_within(budget_s)
         if best is not None and best > points[0]:
             points[0] = best
-        latency = frontier.latency_s[points[0]]
+        latency = frontiers[0].latency_s[points[0]]
     else:
         latency = _buy_accuracy(plans.model, frontiers, points, budget_s)
-    below = [
-        dropped and frontier.accuracy[point] * demand.items < demand.need - 1e-9
-        for dropped, frontier, point, demand in zip(below, frontiers, points, demands, strict=True)
-    ]
     accuracy = sum(f.accuracy[p] * d.items for f, p, d in zip(frontiers, points, demands, strict=True))
-    return Composition(latency, accuracy, demands, frontiers, points, below)
+    return Composition(latency, accuracy, demands, frontiers, points)
 
 
 def _buy_accuracy(

@@ -9,20 +9,24 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from poise.errors import ConfigError
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.composition import Composition, compose, demands_of
+from poise.scheduling.costs import EFFICIENT
 from poise.scheduling.queue import Waiting
-from poise.scheduling.view import Choice, DispatchView, Policy
+from poise.scheduling.view import Choice, DispatchView, Policy, Share
 
 HORIZON_OF_SLO = 0.5
 """The waiting items and those to come are planned to be cleared within this share of the shortest SLO."""
 CAP_OF_SLO = 0.5
 """No batch takes longer than this share of the shortest SLO: a long batch must not block an urgent job."""
-CANDIDATE_SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125)
+COARSE_SHARES = (1.0, 0.75, 0.5, 0.25)
 """Batch sizes that are tried, as shares of the largest possible one; and one single job."""
+FINE_SHARES = tuple(size / 32 for size in (32, 28, 24, 20, 18, 16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2))
+"""Those tried in overload, where the time for each item decides how many jobs are kept."""
 
 
 class Edf:
@@ -41,10 +45,10 @@ class Edf:
         """Return the longest prefix of the queue that the first deadline allows."""
         plans = max(view.worker.plans, key=lambda p: max(p.model.accuracy))
         time_s = _time_to_first_deadline(view)
-        for jobs in _prefixes(view, plans.model.max_batch):
+        for jobs in _prefixes(view, plans.model.max_batch, fine=True):
             planned = compose(plans, demands_of(view, plans, jobs, self.reach), 0.0)
             if planned is not None and planned.latency_s <= time_s:
-                return Choice(plans=plans, shares=planned.shares(), latency_s=planned.latency_s)
+                return Choice(plans=plans, shares=_shares(planned), latency_s=planned.latency_s)
         return None
 
 
@@ -53,11 +57,12 @@ class Poise:
 
     A candidate batch is a prefix of the queue. Its time is bounded by (1) the first job's deadline, (2) the
     slack of the jobs left behind, served at their cheapest plans, (3) the batch-time cap, (4) its share
-    ``items · C·H / (K + V)`` of the capacity *C* within a horizon *H*, where *K* items wait and *V* virtual ones
-    arrive (the running rate, raised by one standard deviation). Within that time the frontier gives the most
-    accurate plan. (4) is what keeps the queue short: as it grows, each item's time shrinks until the queue does.
-    Where even the cheapest plans exceed (4) the load is above what accuracy can be bought for, and the batch
-    with the least time per item is taken.
+    ``items·C·H / (K + V)`` of the capacity *C* within a horizon *H*, where *K* items wait and *V* virtual ones
+    arrive at the running rate, plus what earlier batches left of their shares. Within that time the frontier
+    gives the most accurate plan. (4) keeps the queue short: as it grows, each item's time shrinks until the
+    queue does. What is left over carries on, so that single items, whose modes are few and far apart, use the
+    capacity on average. Where even the cheapest plans exceed (4), the load is above what accuracy can be bought
+    for, and the batch with the least time for each item is taken, the smallest of those about as good.
     """
 
     name = "poise"
@@ -69,19 +74,31 @@ class Poise:
     def choose(self, view: DispatchView) -> Choice | None:
         """Return the best batch over the resident variants and some prefixes of the queue."""
         limits = _Limits(view)
-        best: tuple[tuple[float, float, int], VariantPlans, Composition] | None = None
-        for ignore_soft in (False, True):
-            for plans in view.worker.plans:
-                for jobs in _prefixes(view, plans.model.max_batch):
-                    found = self._candidate(view, plans, jobs, limits, ignore_soft)
-                    if found is not None and (best is None or found[0] > best[0]):
-                        best = (found[0], plans, found[1])
-            if best is not None:
-                break
+        best = self._best(view, limits, fine=False, ignore_soft=False)
+        if best is None or not best.affordable:
+            best = self._best(view, limits, fine=True, ignore_soft=False)
+        if best is None:
+            best = self._best(view, limits, fine=True, ignore_soft=True)
         if best is None:
             return None
-        _, plans, planned = best
-        return Choice(plans=plans, shares=planned.shares(), latency_s=planned.latency_s)
+        planned = best.planned
+        return Choice(
+            plans=best.plans,
+            shares=_shares(planned, best.plans if best.floors_dropped else None),
+            latency_s=planned.latency_s,
+            saved_s=limits.saved_after_s(best.share_s, planned.latency_s),
+        )
+
+    def _best(
+        self, view: DispatchView, limits: _Limits, *, fine: bool, ignore_soft: bool
+    ) -> _Candidate | None:
+        best: _Candidate | None = None
+        for plans in view.worker.plans:
+            for jobs in _prefixes(view, plans.model.max_batch, fine=fine):
+                found = self._candidate(view, plans, jobs, limits, ignore_soft)
+                if found is not None and (best is None or found.score > best.score):
+                    best = found
+        return best
 
     def _candidate(
         self,
@@ -90,20 +107,52 @@ class Poise:
         jobs: Sequence[tuple[Waiting, int]],
         limits: _Limits,
         ignore_soft: bool,
-    ) -> tuple[tuple[float, float, int], Composition] | None:
+    ) -> _Candidate | None:
         items = sum(count for _, count in jobs)
-        hard_s = limits.hard_s(jobs)
         share_s = limits.share_s(items)
-        demands = demands_of(view, plans, jobs, self.reach)
-        planned = compose(plans, demands, min(hard_s, limits.cap_s, share_s), ignore_soft=ignore_soft)
+        affordable_s = min(share_s + view.saved_s, limits.cap_s)
+        demands = demands_of(view, plans, jobs, self.reach, ignore_soft=ignore_soft)
+        planned = compose(plans, demands, min(limits.hard_s(jobs), affordable_s))
         if planned is None or planned.latency_s > limits.first_s:
             return None
-        within = planned.latency_s <= min(max(share_s, 0.0), limits.cap_s) + 1e-12
-        if within:
-            return (1.0, round(planned.accuracy_sum / items, 9), items), planned
-        # Overload: no accuracy can be bought; the least time per item keeps the most jobs.
-        over_cap = planned.latency_s > limits.cap_s
-        return (-1.0 if over_cap else 0.0, -planned.latency_s / items, items), planned
+        affordable = planned.latency_s <= affordable_s + 1e-12
+        if affordable:
+            score = (2.0, round(planned.accuracy_sum / items, 9), float(items))
+        else:
+            first = view.queue.entries[0]
+            owed = sum(entry.floor * count for entry, count in jobs) - planned.accuracy_sum
+            price_s = view.costs.accuracy_price_s(first.job.available, first.floor)
+            efficiency = -math.log(max((planned.latency_s + price_s * owed) / items, 1e-9))
+            score = (
+                float(planned.latency_s <= limits.cap_s),
+                float(int(efficiency / EFFICIENT)),
+                -float(items),
+            )
+        return _Candidate(score, affordable, plans, planned, share_s, ignore_soft)
+
+
+class _Candidate(msgspec.Struct, frozen=True):
+    """A batch that could be run; the highest ``score`` is taken. Units: profile seconds."""
+
+    score: tuple[float, float, float]
+    affordable: bool
+    plans: VariantPlans
+    planned: Composition
+    share_s: float
+    floors_dropped: bool
+
+
+def _shares(planned: Composition, dropped: VariantPlans | None = None) -> tuple[Share, ...]:
+    """Return each job's part; where soft floors were dropped, marked if its items are below its floor."""
+    found: list[Share] = []
+    for entry, counts in planned.counts():
+        below = False
+        if dropped is not None:
+            items = sum(count for _, count in counts)
+            reached = sum(dropped.model.accuracy[dropped.position[mask]] * count for mask, count in counts)
+            below = reached < entry.floor * items - 1e-9
+        found.append(Share(entry=entry, counts=counts, below_floor=below))
+    return tuple(found)
 
 
 class _Limits:
@@ -116,9 +165,9 @@ class _Limits:
         self.cap_s = CAP_OF_SLO * view.shortest_slo_s / factor
         capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
         horizon_s = HORIZON_OF_SLO * view.shortest_slo_s
-        expected = view.arrival_rate * horizon_s
-        virtual = expected + math.sqrt(expected)
-        self._per_item_s = capacity * horizon_s / (queue.items + virtual)
+        self._horizon_s = capacity * horizon_s
+        self._per_item_s = self._horizon_s / (queue.items + view.arrival_rate * horizon_s)
+        self._saved_s = view.saved_s
         room = np.zeros(len(queue))
         for worker in view.workers:
             free_s = max(worker.free_at_s, now_s)
@@ -141,12 +190,17 @@ class _Limits:
         """The part of the capacity within the horizon that belongs to so many items."""
         return self._per_item_s * items
 
+    def saved_after_s(self, share_s: float, used_s: float) -> float:
+        """What is left of the shares after a batch, within a quarter of the horizon either way."""
+        limit = self._horizon_s / 4
+        return min(limit, max(-limit, self._saved_s + share_s - used_s))
+
 
 def _time_to_first_deadline(view: DispatchView) -> float:
     return (view.queue.entries[0].job.deadline_s - view.now_s) / view.worker.calibration.factor
 
 
-def _prefixes(view: DispatchView, max_batch: int) -> list[list[tuple[Waiting, int]]]:
+def _prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[list[tuple[Waiting, int]]]:
     """Return candidate batches as lists of (entry, items), largest first, all led by the first job.
 
     A job that must run alone is a batch of its own and ends every other prefix.
@@ -166,7 +220,9 @@ def _prefixes(view: DispatchView, max_batch: int) -> list[list[tuple[Waiting, in
         items += count
         if entry.alone or items == limit:
             break
-    sizes = sorted({max(1, round(len(longest) * share)) for share in CANDIDATE_SHARES} | {1}, reverse=True)
+    count = len(longest)
+    shares = FINE_SHARES if fine else COARSE_SHARES
+    sizes = sorted({max(1, round(count * share)) for share in shares} | {1}, reverse=True)
     return [longest[:size] for size in sizes]
 
 

@@ -59,11 +59,12 @@ class Scheduler:
         self.draining = False
         self._slo_s = min(slo.latency_slo_s for slo in service.classes.values())
         self._rate = ArrivalRate(max(1.0, RATE_WINDOW_OF_SLO * self._slo_s))
-        self._costs = LeastCosts(self.policy, ())
+        self._costs = LeastCosts(self.policy.reach, ())
         self._admission = Admission(service, self.balances)
         self._now_s = float("-inf")
         self._next_batch = 1
         self._wake_s: float | None = None
+        self._saved_s = 0.0
         self._out: list[Command] = []
 
     def handle(self, event: Event) -> list[Command]:
@@ -169,7 +170,7 @@ class Scheduler:
     def _workers_changed(self) -> None:
         known = {id(plans): plans for worker in self.workers.values() for plans in worker.plans}
         if known:
-            self._costs = LeastCosts(self.policy, known.values())
+            self._costs = LeastCosts(self.policy.reach, known.values())
 
     def _lost(self, worker_id: int) -> None:
         worker = self.workers.pop(worker_id, None)
@@ -260,10 +261,13 @@ class Scheduler:
             arrival_rate=self._rate.items_per_s(self._now_s),
             max_batch=self.service.scheduler.max_batch,
             shortest_slo_s=self._slo_s,
+            saved_s=self._saved_s,
+            costs=self._costs,
         )
 
     def _run(self, worker: WorkerState, choice: Choice) -> None:
         plans = choice.plans
+        self._saved_s = choice.saved_s
         batch = RunningBatch(plans)
         for share in choice.shares:
             entry = share.entry

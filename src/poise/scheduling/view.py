@@ -10,6 +10,7 @@ import msgspec
 from poise.planning.service_model import ServiceModel, VariantPlans
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.calibration import Calibration
+from poise.scheduling.costs import LeastCosts
 from poise.scheduling.queue import DeadlineQueue, Waiting
 
 
@@ -29,7 +30,8 @@ class WorkerState:
 class DispatchView(msgspec.Struct, frozen=True):
     """State at the moment a worker is free. Policies read it and change nothing.
 
-    Units: seconds; ``arrival_rate`` is in items per second.
+    Units: seconds; ``arrival_rate`` is in items per second. ``saved_s`` is what earlier batches left of their
+    shares of the capacity (negative: took beyond them), in profile seconds.
     """
 
     now_s: float
@@ -42,6 +44,8 @@ class DispatchView(msgspec.Struct, frozen=True):
     arrival_rate: float
     max_batch: int
     shortest_slo_s: float
+    saved_s: float
+    costs: LeastCosts
 
     def credit(self, slo_class: str) -> float:
         """The credit of a class, in items times accuracy; none in scope ``job``."""
@@ -61,11 +65,15 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A batch for the free worker. Units: ``latency_s`` in profile seconds (before calibration)."""
+    """A batch for the free worker, and what is left of its share of the capacity afterwards.
+
+    Units: profile seconds (before calibration).
+    """
 
     plans: VariantPlans
     shares: tuple[Share, ...]
     latency_s: float
+    saved_s: float = 0.0
 
 
 class Policy(Protocol):

@@ -62,7 +62,9 @@ def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> Are
     Raises:
         ConfigError: not even one row fits.
     """
-    inputs = {name: spec for modality in service.modalities.values() for name, spec in modality.inputs.items()}
+    inputs = {
+        name: spec for modality in service.modalities.values() for name, spec in modality.inputs.items()
+    }
     row_bytes = sum(_item_bytes(spec) for spec in (*inputs.values(), *service.outputs.values()))
     padding = ALIGNMENT_BYTES * (len(inputs) + len(service.outputs))
     capacity = min(service.scheduler.queue_items, (limit_bytes - padding) // max(row_bytes, 1))

@@ -152,12 +152,16 @@ def _decode_json(header: memoryview) -> _Request:
     except msgspec.ValidationError as error:
         raise MalformedRequestError(f"the request is not as the protocol says: {error}") from None
     except RecursionError:
-        raise MalformedRequestError("the request's JSON is nested too deeply, expected a few levels") from None
+        raise MalformedRequestError(
+            "the request's JSON is nested too deeply, expected a few levels"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedRequestError(f"the request is not JSON: {json_problem(error, header)}") from None
 
 
-def _tensors(given: tuple[_InputTensor, ...], binary: memoryview, wire: ServiceWire) -> tuple[InferTensor, ...]:
+def _tensors(
+    given: tuple[_InputTensor, ...], binary: memoryview, wire: ServiceWire
+) -> tuple[InferTensor, ...]:
     if not given:
         raise MalformedRequestError(f"inputs: got none, expected the inputs of {one_of(wire.modalities)}")
     offset = 0
@@ -188,7 +192,9 @@ def _tensors(given: tuple[_InputTensor, ...], binary: memoryview, wire: ServiceW
             array = decode_elements(tensor.data, tensor.shape, spec)
         else:
             if tensor.data:
-                raise MalformedRequestError(f"input {tensor.name!r}: got data and binary_data_size, expected one")
+                raise MalformedRequestError(
+                    f"input {tensor.name!r}: got data and binary_data_size, expected one"
+                )
             size = parameters.binary_data_size
             array = _binary(binary, offset, size, tensor.shape, spec)
             offset += size
@@ -225,7 +231,8 @@ def _binary(binary: memoryview, offset: int, size: int, shape: tuple[int, ...], 
     data = binary[offset : offset + size]
     if spec.datatype == "BOOL":
         # Any byte may come, but a numpy truth value that is neither 0 nor 1 is trouble later.
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+        truth: Array = np.frombuffer(data, np.uint8) != 0
+        return truth.reshape(shape)
     return np.frombuffer(data, spec.dtype).reshape(shape)
 
 
@@ -300,5 +307,7 @@ def _floor(parameters: _Parameters, slo_class: SLOClass) -> float:
 def _priority(parameters: _Parameters) -> int:
     priority = parameters.priority or 0
     if not 0 <= priority < 2**31:
-        raise MalformedRequestError(f"parameter priority: got {priority}, expected 0 or a small whole number above")
+        raise MalformedRequestError(
+            f"parameter priority: got {priority}, expected 0 or a small whole number above"
+        )
     return priority

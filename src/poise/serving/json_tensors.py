@@ -37,7 +37,7 @@ def decode_elements(raw: msgspec.Raw, shape: tuple[int, ...], spec: InputWire) -
         MalformedRequestError: no data, other than numbers of the datatype, or another count or nesting.
     """
     text = memoryview(raw)
-    if not len(text):
+    if not text:
         raise MalformedRequestError(f"input {spec.name!r}: got no data, expected data or binary_data_size")
     nested = len(shape) > 1 and _depth(text) > 1
     try:
@@ -47,7 +47,9 @@ def decode_elements(raw: msgspec.Raw, shape: tuple[int, ...], spec: InputWire) -
     except RecursionError:
         raise MalformedRequestError(f"input {spec.name!r}: data is nested deeper than its shape") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedRequestError(f"input {spec.name!r}: data is not JSON: {json_problem(error, text)}") from None
+        raise MalformedRequestError(
+            f"input {spec.name!r}: data is not JSON: {json_problem(error, text)}"
+        ) from None
     return _array(values, nested, shape, spec)
 
 

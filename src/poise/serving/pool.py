@@ -71,11 +71,17 @@ class WorkerPool:
         cores: Sequence[int],
         listener: WorkerListener,
     ) -> None:
+        """Plan the workers; nothing is started yet.
+
+        Raises:
+            ConfigError: a kind of worker that the profile does not cover.
+        """
         self._folder = folder
         self._profile = profile
         self._arena = arena
         self._listener = listener
         kinds = [k for kind in worker_kinds(folder.service, len(cores)) for k in [kind] * kind.count]
+        check_kinds(kinds, profile)
         placed = place_workers([kind.threads for kind in kinds], cores)
         self.seats = [Seat(kind, own) for kind, own in zip(kinds, placed, strict=True)]
         self._seat_of: dict[WorkerProcess, Seat] = {}
@@ -103,14 +109,17 @@ class WorkerPool:
         finally:
             self._started = None
 
-    async def stop(self) -> None:
-        """Stop all workers, after their present batch if that is soon done."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop all workers: after their present batch if that is soon done, or at once."""
         self._stopping = True
         if not self._seat_of:
             return
         self._emptied = asyncio.get_running_loop().create_future()
-        for worker in list(self._seat_of):
-            worker.send(Stop())
+        for worker, seat in list(self._seat_of.items()):
+            if seat.ready and not at_once:
+                worker.send(Stop())
+            else:
+                worker.kill()
         done, _ = await asyncio.wait([self._emptied], timeout=STOP_LIMIT_S)
         if not done:
             for worker in list(self._seat_of):
@@ -196,23 +205,22 @@ class WorkerPool:
         seat.pause_s = min(2 * seat.pause_s, LONGEST_PAUSE_S)
 
 
-def check_kinds(service: Service, profile: Profile) -> None:
+def check_kinds(kinds: Sequence[WorkerKind], profile: Profile) -> None:
     """Hold an allocation against the profile before any process is started.
 
     Raises:
         ConfigError: a worker of threads or of a device that some variant was not profiled with.
     """
-    for kind in service.allocation or ():
+    for kind in kinds:
         for name in kind.variants:
-            points = {
-                (p.device, p.threads) for stage in profile.variant(name).stages for p in stage.latency
-            }
-            if (kind.device, kind.threads) not in points:
-                raise ConfigError(
-                    f"variant {name!r} has no latency with {kind.threads} threads on {kind.device}",
-                    field="allocation",
-                    expected="threads and a device that the profile has",
-                )
+            for stage in profile.variant(name).stages:
+                if not any((p.device, p.threads) == (kind.device, kind.threads) for p in stage.latency):
+                    raise ConfigError(
+                        f"variant {name!r}, stage {stage.name!r} has no latency with {kind.threads} threads "
+                        f"on {kind.device}",
+                        field="allocation",
+                        expected="threads and a device that the profile has",
+                    )
 
 
 def _status_words(status: int) -> str:

@@ -20,6 +20,9 @@ from poise.serving.messages import (
     encode,
 )
 
+END_LIMIT_S = 1.0
+"""How long a worker that has closed its socket may take to end by itself."""
+
 
 class WorkerProcess:
     """One process, from its start to its end; a worker that is started again is another one.
@@ -40,6 +43,7 @@ class WorkerProcess:
     ) -> None:
         self.worker_id = worker_id
         self.cores = tuple(cores)
+        self._last_words: asyncio.TimerHandle | None = None
         self.sent_bytes = self.received_bytes = 0
         self._on_message = on_message
         self._on_exit = on_exit
@@ -99,9 +103,9 @@ class WorkerProcess:
             except OSError:
                 data = b""
             if not data:
-                # Nothing more can be said to it: whatever it still does, it is of no use.
+                # Nothing more can be said to it. Most likely it is just ending; if not, it is of no use.
                 self._loop.remove_reader(self._control.fileno())
-                self.kill()
+                self._last_words = self._loop.call_later(END_LIMIT_S, self.kill)
                 return
             self.received_bytes += len(data)
             try:
@@ -116,7 +120,10 @@ class WorkerProcess:
             return
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self._readable()
+        if self._last_words is None:
+            self._readable()
+        if self._last_words is not None:
+            self._last_words.cancel()
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
         self._on_exit(self, self._process.returncode)
@@ -124,6 +131,6 @@ class WorkerProcess:
 
 def _memory_file(data: bytes) -> int:
     fd = os.memfd_create("poise-start", os.MFD_CLOEXEC)
-    with open(fd, "wb", closefd=False) as file:  # noqa: PTH123  (a descriptor, not a path)
+    with open(fd, "wb", closefd=False) as file:
         file.write(data)
     return fd

@@ -55,7 +55,7 @@ def _die_with_parent() -> None:
 def _read_start(fd: int) -> Start:
     from poise.serving.messages import decode_start
 
-    with open(fd, "rb") as file:  # noqa: PTH123  (a descriptor, not a path)
+    with open(fd, "rb") as file:
         file.seek(0)
         return decode_start(file.read())
 

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from poise.domain.job import Job
 from poise.domain.modalities import ModalityIndex
+from poise.domain.service import Device
 from poise.errors import ConfigError, InternalError
-from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.commands import Answer, BatchPart, Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import BatchDone, Event, JobArrived, Woke, WorkerLost, WorkerReady
 from poise.simulation.faults import NO_FAULTS, Faults, LostWorker, SlowWorker
-from poise.simulation.service_times import ServiceTimes
 from poise.simulation.workers import SimulatedWorker
 from poise.workload.outcomes import JobOutcome
 
@@ -37,6 +37,20 @@ class EventHandler(Protocol):
 
     def handle(self, event: Event) -> Sequence[Command]:
         """Take one event and return what is to be done now, in order."""
+        ...
+
+
+class BatchTimes(Protocol):
+    """Says how long batches take: ``ServiceTimes``, or a stand-in."""
+
+    def prepare(self, variant: str, threads: int, device: Device) -> None:
+        """Make ready for batches of a variant on one kind of worker."""
+        ...
+
+    def draw(
+        self, variant: str, threads: int, device: Device, parts: Sequence[BatchPart]
+    ) -> tuple[float, tuple[tuple[str, float], ...]]:
+        """Return how long a batch takes in seconds, and (stage, time) of what the worker measures."""
         ...
 
 
@@ -65,7 +79,7 @@ class Driver:
     def __init__(
         self,
         scheduler: EventHandler,
-        times: ServiceTimes,
+        times: BatchTimes,
         workers: Sequence[SimulatedWorker],
         index: ModalityIndex,
         *,
@@ -187,10 +201,6 @@ class Driver:
             variants[part.variant] = variants.get(part.variant, 0) + part.items
         if sum(variants.values()) != job.items:
             raise InternalError(f"job {job.id} has {job.items} items, and was answered with {command.parts}")
-        allowed_s = job.deadline_s - job.arrival_s
-        if self.now_s <= job.deadline_s:
-            # The two differences are rounded on their own: in time must stay in time.
-            allowed_s = max(allowed_s, self.now_s - job.arrival_s)
         self.outcomes.append(
             JobOutcome(
                 number=job.id,
@@ -198,7 +208,7 @@ class Driver:
                 items=job.items,
                 sent_s=job.arrival_s,
                 done_s=self.now_s,
-                deadline_s=allowed_s,
+                deadline_s=job.deadline_s - job.arrival_s,
                 status="answered",
                 accuracy_floor=job.accuracy_floor,
                 modalities=modalities,

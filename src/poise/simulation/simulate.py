@@ -52,7 +52,7 @@ class SimulatedRun(msgspec.Struct, frozen=True):
 def simulate(
     service: Service,
     profile: Profile,
-    draws: Sequence[JobDraw],
+    draws: Iterable[JobDraw],
     *,
     duration_s: float,
     policy: str | None = None,
@@ -62,7 +62,7 @@ def simulate(
     scheduler: EventHandler | None = None,
     observe: Observer | None = None,
 ) -> SimulatedRun:
-    """Simulate a service under jobs that arrive over ``duration_s`` seconds.
+    """Simulate a service under jobs, in order of arrival, that arrive over ``duration_s`` seconds.
 
     ``policy`` overrides the service file's; ``scheduler`` takes the place of poise's own. ``front_end_s``
     is what the front end needs for one job (see ``arrivals_of``). ``observe`` is shown every event with its
@@ -103,8 +103,9 @@ def arrivals_of(
 ) -> Iterator[tuple[float, Job]]:
     """Return (when the scheduler sees it, job) of each draw, in order.
 
-    The job's number is its id; deadline and floor are the draw's, else the class's. The front end takes one
-    job at a time and needs ``front_end_s`` seconds for each, during which its deadline runs already.
+    The job's number is its id; deadline and floor are the draw's, else the class's. A deadline beyond the
+    class's SLO is cut to it, as a server does. The front end takes one job at a time and needs ``front_end_s``
+    seconds for each, during which its deadline runs already.
     """
     classes = {name: (slo.latency_slo_s, slo.accuracy_floor) for name, slo in service.classes.items()}
     free_s = 0.0
@@ -116,7 +117,7 @@ def arrivals_of(
             slo_class=draw.slo_class,
             items=draw.items,
             arrival_s=arrival_s,
-            deadline_s=arrival_s + (slo_s if draw.deadline_s is None else draw.deadline_s),
+            deadline_s=arrival_s + (slo_s if draw.deadline_s is None else min(draw.deadline_s, slo_s)),
             accuracy_floor=floor if draw.accuracy_floor is None else draw.accuracy_floor,
             available=draw.available,
         )

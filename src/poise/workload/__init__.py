@@ -4,9 +4,9 @@ from poise.workload.arrivals import draw_arrivals
 from poise.workload.bootstrap import bootstrap_interval, bootstrap_mean
 from poise.workload.jobs import JobDraw, Streams, draw_jobs, planned_duration_s, streams
 from poise.workload.outcomes import FloorScope, JobOutcome, Status, attained
-from poise.workload.reference import best_latency
 from poise.workload.summary import (
     ClassFigures,
+    ClassTimeline,
     Figures,
     Interval,
     LatencyFigures,
@@ -20,6 +20,7 @@ from poise.workload.traces import parse_trace, slice_trace
 
 __all__ = [
     "ClassFigures",
+    "ClassTimeline",
     "Figures",
     "FloorScope",
     "Interval",
@@ -31,7 +32,6 @@ __all__ = [
     "Streams",
     "Timeline",
     "attained",
-    "best_latency",
     "bootstrap_interval",
     "bootstrap_mean",
     "draw_arrivals",

@@ -67,23 +67,14 @@ def draw_jobs(
             deadline by slack without ``best_latency_s``.
     """
     _check_names(workload, classes, index)
-    slack_s = None if workload.deadline is None else workload.deadline.slack_s
-    if slack_s is not None and best_latency_s is None:
-        raise ConfigError(
-            "a deadline by slack_ms needs the latency of the most accurate mode",
-            field="deadline.slack_ms",
-            expected="a service with a profile",
-        )
+    _check_deadline(workload, best_latency_s)
     source = streams(workload.seed)
     arrivals, _ = draw_arrivals(workload.arrivals, source.arrivals, trace_text)
     count = len(arrivals)
     sizes = draw_items(workload.items, count, source.items)
     available = _draw_available(workload, index, count, source.missing)
     floors = _draw_floors(workload, count, source.floors)
-    deadlines: dict[int, float | None] = {
-        size: None if slack_s is None or best_latency_s is None else best_latency_s(size) + slack_s
-        for size in np.unique(sizes).tolist()
-    }
+    deadlines = {size: _deadline_s(workload, size, best_latency_s) for size in np.unique(sizes).tolist()}
     return [
         JobDraw(number, arrival_s, slo_class, items, deadlines[items], floor, mask)
         for number, (arrival_s, slo_class, items, floor, mask) in enumerate(
@@ -130,6 +121,25 @@ def draw_items(items: Items, count: int, rng: Generator) -> NDArray[np.int64]:
         case _:
             drawn = np.full(count, round(items.mean))
     return np.clip(drawn, items.min, items.max).astype(np.int64)
+
+
+def _check_deadline(workload: Workload, best_latency_s: Callable[[int], float] | None) -> None:
+    if workload.deadline is not None and workload.deadline.slack_s is not None and best_latency_s is None:
+        raise ConfigError(
+            "a deadline by slack_ms needs the latency of the most accurate mode",
+            field="deadline.slack_ms",
+            expected="a service with a profile",
+        )
+
+
+def _deadline_s(
+    workload: Workload, items: int, best_latency_s: Callable[[int], float] | None
+) -> float | None:
+    if workload.deadline is None:
+        return None
+    if workload.deadline.slack_s is None or best_latency_s is None:
+        return workload.deadline.fixed_s
+    return best_latency_s(items) + workload.deadline.slack_s
 
 
 def _check_names(workload: Workload, classes: Sequence[str], index: ModalityIndex) -> None:

@@ -97,6 +97,13 @@ class RunReport(Figures, frozen=True, kw_only=True):
     served_accuracy_interval: Interval | None = None
 
 
+class ClassTimeline(msgspec.Struct, frozen=True):
+    """The course of one class. Shapes: one entry for each bin, None without answers. Units: seconds."""
+
+    p99_latency_s: list[float | None]
+    mean_accuracy: list[float | None]
+
+
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     """A run in bins of ``bin_s`` seconds; a job falls in the bin in which it was sent.
 
@@ -117,6 +124,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     p99_latency_s: list[float | None]
     mean_accuracy: list[float | None]
     modality_share: dict[str, list[float]]
+    per_class: dict[str, ClassTimeline] = {}
 
 
 def summarise(
@@ -180,7 +188,6 @@ def timeline(
         return [sum(counts(outcome) for outcome, _ in members) for members in bins]
 
     answered = [[outcome for outcome, _ in members if outcome.answered] for members in bins]
-    latencies = [latency_figures([o.latency_s for o in members]) for members in answered]
     shares = [_shares(o.modalities for o in members) for members in answered]
     labels = sorted({label for share in shares for label in share})
     return Timeline(
@@ -192,9 +199,10 @@ def timeline(
         refused=tally(lambda o: o.status == "refused"),
         late=tally(lambda o: o.late),
         failed=tally(lambda o: o.status == "failed"),
-        p99_latency_s=[None if figures is None else figures.p99 for figures in latencies],
+        p99_latency_s=[_p99(members) for members in answered],
         mean_accuracy=[_mean_accuracy(members) for members in answered],
         modality_share={label: [share.get(label, 0.0) for share in shares] for label in labels},
+        per_class={name: _class_timeline(name, answered) for name in sorted({o.slo_class for o in outcomes})},
     )
 
 
@@ -231,6 +239,16 @@ def _figures(outcomes: Sequence[JobOutcome], marks: Sequence[bool], duration_s: 
         modality_share=_shares(o.modalities for o in answered),
         variant_share=_shares(o.variants for o in answered),
     )
+
+
+def _class_timeline(name: str, answered: Sequence[Sequence[JobOutcome]]) -> ClassTimeline:
+    members = [[o for o in bin_ if o.slo_class == name] for bin_ in answered]
+    return ClassTimeline([_p99(bin_) for bin_ in members], [_mean_accuracy(bin_) for bin_ in members])
+
+
+def _p99(answered: Sequence[JobOutcome]) -> float | None:
+    figures = latency_figures([o.latency_s for o in answered])
+    return None if figures is None else figures.p99
 
 
 def _mean_accuracy(answered: Sequence[JobOutcome]) -> float | None:

@@ -1,0 +1,120 @@
+"""``poise check``: would this service serve? Opens all that its file names, and sends nothing anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from poise.cli.console import out, print_json, warning_line
+from poise.domain.profile import Profile
+from poise.files import ServiceFolder, load_labelled, open_service
+from poise.runtimes import mode_labels, open_variant
+
+
+class CheckedVariant(msgspec.Struct, frozen=True):
+    """What was found of a variant. ``stages`` are those that a run measures."""
+
+    name: str
+    runtime: str
+    modality_sets: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What ``--json`` prints. ``items`` is file -> how many items, of the arrays that are named."""
+
+    ok: bool
+    service: str
+    variants: tuple[CheckedVariant, ...]
+    items: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def check(
+    service: Annotated[Path, typer.Argument(help="The service's folder, or its file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print what was found on stdout, as JSON.")] = False,
+) -> None:
+    """Check a service file and everything that it names: models, arrays, profile."""
+    checked = check_service(open_service(service))
+    for warning in checked.warnings:
+        warning_line(warning)
+    if json:
+        print_json(checked)
+        return
+    out.print(f"[green]ok[/] service {checked.service}")
+    for variant in checked.variants:
+        sets = ", ".join(variant.modality_sets)
+        out.print(f"[green]ok[/] variant {variant.name} ({variant.runtime}) answers {sets}", soft_wrap=True)
+    for name, count in checked.items.items():
+        out.print(f"[green]ok[/] {name}: {count} items")
+
+
+def check_service(folder: ServiceFolder) -> Checked:
+    """Open everything that a service file names.
+
+    Raises:
+        PoiseError: the first thing that cannot be used.
+    """
+    service = folder.service
+    folder.check_model_files()
+    emulated = any(variant.runtime == "emulated" for variant in service.variants.values())
+    profile = folder.load_profile() if emulated or _profile_path(folder).is_file() else None
+    variants = tuple(_open(folder, name, profile) for name in service.variants)
+    items = {
+        name: len(load_labelled(folder.resolve(name, field), service))
+        for field, name in (("validation", service.validation), ("test", service.test))
+        if name is not None
+    }
+    return Checked(
+        ok=True,
+        service=service.service,
+        variants=variants,
+        items=items,
+        warnings=tuple(_warnings(folder, profile, measurable=not emulated)),
+    )
+
+
+def _profile_path(folder: ServiceFolder) -> Path:
+    return folder.resolve(folder.service.profile, "profile", must_exist=False)
+
+
+def _open(folder: ServiceFolder, name: str, profile: Profile | None) -> CheckedVariant:
+    service = folder.service
+    runner = open_variant(service, name, folder.resolve, profile=profile)
+    runtime = service.variants[name].runtime
+    if runtime == "emulated" and profile is not None:
+        sets = tuple(mode.label for mode in profile.variant(name).modes)
+    else:
+        sets = mode_labels(service, name)
+    return CheckedVariant(name=name, runtime=runtime, modality_sets=sets, stages=runner.stage_names)
+
+
+def _warnings(folder: ServiceFolder, profile: Profile | None, *, measurable: bool) -> list[str]:
+    """Return what does not stop the service and should be known."""
+    again = f"run: poise profile {folder.file.parent}"
+    if profile is None:
+        return [f"profile {folder.service.profile!r} is missing, and serving needs it; {again}"]
+    warnings = folder.stale_reasons(profile)
+    if measurable:
+        warnings += _other_machine(profile)
+    return [f"the profile may no longer hold: {reason}; {again}" for reason in warnings]
+
+
+def _other_machine(profile: Profile) -> list[str]:
+    """Return how this machine differs from the one that the profile was measured on, where it says."""
+    from poise.runtimes.machine import fingerprint, onnx_runtime_name
+
+    here, there = fingerprint(onnx_runtime_name()), profile.device
+    pairs = [
+        ("cpu", there.cpu, here.cpu),
+        ("cores", there.cores, here.cores),
+        ("runtime", there.runtime, here.runtime),
+    ]
+    return [
+        f"it was measured with {what} {was}, and here it is {now}"
+        for what, was, now in pairs
+        if was and was != now
+    ]

@@ -1,0 +1,275 @@
+"""Measures a whole service on this machine: what each way of answering costs, and how right it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from poise.domain.decoding import decode_json
+from poise.domain.modalities import names_of
+from poise.domain.profile import (
+    WAY_STAGE,
+    LatencyPoint,
+    ModeProfile,
+    Profile,
+    StageProfile,
+    VariantProfile,
+)
+from poise.errors import ConfigError
+from poise.files import LabelledItems, ServiceFolder, load_labelled
+from poise.profiling.accuracy import measure_accuracy
+from poise.profiling.footprint import Footprint, measure_footprint
+from poise.profiling.independence import independent_items
+from poise.profiling.latency import StageKey, batch_sizes, measure_latency, sample_inputs
+from poise.profiling.metric import open_metric
+from poise.profiling.way import measure_way
+from poise.runtimes import StagedRunner, mode_labels, open_staged, stages_of
+from poise.runtimes.machine import fingerprint, onnx_runtime_name, pinned, usable_cores
+from poise.runtimes.tensors import item_bytes
+
+OnProgress = Callable[[float, float, str], None]
+"""(share done, seconds left, what is being measured)."""
+
+WAY_FRAC = 0.08
+WAY_MOST_S = 3.0
+LATENCY_LEAST_FRAC = 0.3
+"""Latencies get at least this share of the budget, even if all else has taken it."""
+
+
+def measure_profile(
+    folder: ServiceFolder,
+    *,
+    budget_s: float = 60.0,
+    threads: Sequence[int] = (1,),
+    on_progress: OnProgress = lambda done_frac, left_s, what: None,
+) -> Profile:
+    """Measure every variant of a service that is not emulated; the profiles of emulated ones are carried over.
+
+    ``budget_s`` is about how long it takes; latencies get what accuracy and loading leave of it.
+
+    Raises:
+        ConfigError: nothing to measure, no validation data to choose between modes by, or a service that cannot be
+            opened.
+        WorkerError: a model failed.
+    """
+    service = folder.service
+    measured = [name for name, variant in service.variants.items() if variant.runtime != "emulated"]
+    check_can_measure(folder, measured, threads)
+    machine = fingerprint(onnx_runtime_name())
+    progress = _Progress(budget_s, on_progress)
+    runners = {name: _open(folder, name, threads[0]) for name in measured}
+    items = _validation(folder)
+    modes = {name: _modes(folder, name, runners[name], items, progress) for name in measured}
+    footprints: dict[str, Footprint] = {}
+    for name in measured:
+        progress.tell(f"load time and memory of {name}")
+        footprints[name] = measure_footprint(folder, name, threads=threads[0])
+    way = {
+        members: _way(folder, members, progress) for members in {_largest_set(folder, n) for n in measured}
+    }
+    latency = _latency(folder, runners, items, threads, progress)
+    variants = {
+        name: VariantProfile(
+            name=name,
+            load_time_s=footprints[name].load_time_s,
+            memory_bytes=footprints[name].memory_bytes,
+            modes=modes[name],
+            stages=_stages(folder, name, latency, way[_largest_set(folder, name)], threads),
+        )
+        for name in measured
+    }
+    variants |= _emulated(folder, measured)
+    return Profile(
+        format=1,
+        service=service.service,
+        files=folder.file_hashes(),
+        device=machine,
+        variants=tuple(variants[name] for name in service.variants),
+    )
+
+
+def check_can_measure(folder: ServiceFolder, measured: Sequence[str], threads: Sequence[int]) -> None:
+    """Check that there is something to measure, and something to measure it with.
+
+    Raises:
+        ConfigError: emulated variants only, no validation data where there is a choice between modes, or threads
+            that this machine does not have.
+    """
+    service = folder.service
+    if not measured:
+        raise ConfigError(
+            "nothing to measure: every variant is emulated, and its profile is written by hand",
+            file=folder.file.name,
+            field="variants",
+            expected="a variant with a model",
+        )
+    modes = sum(len(mode_labels(service, name)) for name in measured)
+    if service.validation is None and modes > 1:
+        raise ConfigError(
+            f"no validation data, and {modes} modes to choose between",
+            file=folder.file.name,
+            field="validation",
+            expected="an npz of the inputs and 'label', to measure how right each mode is",
+        )
+    cores = len(usable_cores())
+    if not threads or len(set(threads)) != len(threads) or not all(1 <= count <= cores for count in threads):
+        raise ConfigError(
+            f"got threads {', '.join(map(str, threads)) or 'none'}",
+            field="threads",
+            expected=f"different numbers from 1 to {cores}, the cores of this machine",
+        )
+
+
+class _Progress:
+    """Tells how much of the budget is spent."""
+
+    def __init__(self, budget_s: float, tell: OnProgress) -> None:
+        self.budget_s = budget_s
+        self._tell = tell
+        self._start = time.perf_counter()
+        self._last = 0.0
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._start + self.budget_s - time.perf_counter())
+
+    def tell(self, what: str, left_s: float | None = None) -> None:
+        """Report; the share done never falls, whatever turns out to be left."""
+        spent = time.perf_counter() - self._start
+        if left_s is None:
+            left_s = max(self.left_s, LATENCY_LEAST_FRAC * self.budget_s)
+        self._last = max(self._last, spent / max(spent + left_s, 1e-9))
+        self._tell(min(self._last, 1.0), left_s, what)
+
+
+def _open(folder: ServiceFolder, variant: str, threads: int) -> StagedRunner:
+    """Open a variant with its threads on the cores that they will be measured on."""
+    with pinned(usable_cores()[-threads:]):
+        return open_staged(folder.service, variant, folder.resolve, threads=threads)
+
+
+def _validation(folder: ServiceFolder) -> LabelledItems | None:
+    if folder.service.validation is None:
+        return None
+    return load_labelled(folder.resolve(folder.service.validation, "validation"), folder.service)
+
+
+def _modes(
+    folder: ServiceFolder,
+    variant: str,
+    runner: StagedRunner,
+    items: LabelledItems | None,
+    progress: _Progress,
+) -> tuple[ModeProfile, ...]:
+    """Measure the accuracy of each mode; where there is no validation data it is unknown, and counts as 0."""
+    service = folder.service
+    if items is None:
+        return tuple(
+            ModeProfile(modalities=names_of(label), accuracy=0.0) for label in mode_labels(service, variant)
+        )
+    return measure_accuracy(
+        service,
+        variant,
+        runner,
+        items,
+        open_metric(folder),
+        independent=independent_items(folder, items),
+        on_batch=lambda done_frac: progress.tell(f"accuracy of {variant}"),
+    )
+
+
+def _largest_set(folder: ServiceFolder, variant: str) -> tuple[str, ...]:
+    """Return the modality set of a variant that carries most data."""
+    service = folder.service
+    sizes = {
+        name: sum(item_bytes(spec) for spec in modality.inputs.values())
+        for name, modality in service.modalities.items()
+    }
+    sets = [names_of(label) for label in mode_labels(service, variant)]
+    return max(sets, key=lambda names: sum(sizes[name] for name in names))
+
+
+def _way(folder: ServiceFolder, members: tuple[str, ...], progress: _Progress) -> list[LatencyPoint]:
+    progress.tell("the way to a worker")
+    budget_s = min(WAY_MOST_S, WAY_FRAC * progress.budget_s)
+    return measure_way(folder, members, batch_sizes(folder.service.scheduler.max_batch), budget_s=budget_s)
+
+
+def _latency(
+    folder: ServiceFolder,
+    runners: dict[str, StagedRunner],
+    items: LabelledItems | None,
+    threads: Sequence[int],
+    progress: _Progress,
+) -> dict[StageKey, list[LatencyPoint]]:
+    """Time all stages with each number of threads; the budget that is left is shared evenly."""
+    service = folder.service
+    budget_s = max(progress.left_s, LATENCY_LEAST_FRAC * progress.budget_s)
+    each_s = budget_s / len(threads)
+    inputs = sample_inputs(service, items, service.scheduler.max_batch)
+    found: dict[StageKey, list[LatencyPoint]] = {}
+    for at, count in enumerate(threads):
+        opened = runners if at == 0 else {name: _open(folder, name, count) for name in runners}
+        later_s = each_s * (len(threads) - at - 1)
+        what = f"latency, {count} thread{'s' if count > 1 else ''}"
+        part = measure_latency(
+            service,
+            opened,
+            inputs,
+            threads=count,
+            cores=usable_cores()[-count:],
+            budget_s=each_s,
+            on_round=lambda done, what=what, later_s=later_s: progress.tell(  # type: ignore[misc]
+                what, each_s * (1 - done) + later_s
+            ),
+        )
+        for key, points in part.items():
+            found.setdefault(key, []).extend(points)
+    return found
+
+
+def _stages(
+    folder: ServiceFolder,
+    variant: str,
+    latency: dict[StageKey, list[LatencyPoint]],
+    way: list[LatencyPoint],
+    threads: Sequence[int],
+) -> tuple[StageProfile, ...]:
+    """Return the stages of a variant, and the way, which is the same whatever the threads."""
+    service = folder.service
+    stages = [
+        StageProfile(
+            name=stage,
+            modality_sets=tuple(names_of(label) for label in labels),
+            latency=tuple(latency[variant, stage]),
+        )
+        for stage, labels in stages_of(service, variant)
+    ]
+    points = tuple(msgspec.structs.replace(point, threads=count) for count in threads for point in way)
+    sets = tuple(names_of(label) for label in mode_labels(service, variant))
+    return (*stages, StageProfile(name=WAY_STAGE, modality_sets=sets, latency=points))
+
+
+def _emulated(folder: ServiceFolder, measured: Sequence[str]) -> dict[str, VariantProfile]:
+    """Return what the present profile says of the emulated variants.
+
+    Raises:
+        ConfigError: there are some, and the profile does not have them.
+    """
+    emulated = [name for name in folder.service.variants if name not in measured]
+    if not emulated:
+        return {}
+    path = folder.resolve(folder.service.profile, "profile", must_exist=False)
+    present = decode_json(path.read_bytes(), Profile, path.name) if path.is_file() else None
+    known = {variant.name: variant for variant in present.variants} if present else {}
+    missing = [name for name in emulated if name not in known]
+    if missing:
+        raise ConfigError(
+            f"emulated variant {missing[0]!r} has no profile",
+            file=path.name,
+            field="variants",
+            expected="its modes and stages, written by hand",
+        )
+    return {name: known[name] for name in emulated}

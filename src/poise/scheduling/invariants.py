@@ -1,0 +1,73 @@
+"""What must hold of a scheduler after every event. Tests call this; so may a driver that is being debugged."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from poise.errors import InternalError
+
+if TYPE_CHECKING:
+    from poise.scheduling.scheduler import Scheduler
+
+
+def check_invariants(scheduler: Scheduler) -> None:
+    """Check the scheduler's books.
+
+    Raises:
+        InternalError: the first thing that does not hold, with the job's or worker's story.
+    """
+    queue = scheduler.queue
+    for before, after in pairwise(queue.entries):
+        _require(
+            (before.job.deadline_s, before.job.id) < (after.job.deadline_s, after.job.id),
+            "the queue is in deadline order",
+            repr(before.job),
+            repr(after.job),
+        )
+    _require(queue.items == sum(entry.waiting_items for entry in queue.entries), "the queue counts its items")
+    for position, entry in enumerate(queue.entries):
+        _require(entry.queued and entry.waiting_items > 0, "a queued job has waiting items", repr(entry.job))
+        _require(entry.doomed is None, "a refused job does not wait", repr(entry.job))
+        _require(scheduler.jobs.get(entry.job.id) is entry, "a queued job is known", repr(entry.job))
+        _require(
+            queue.deadlines_s[position] == entry.job.deadline_s
+            and abs(queue.work_s[position] - entry.work_s) <= 1e-9 * max(1.0, entry.work_s),
+            "the queue's arrays say what its entries say",
+            repr(entry.job),
+        )
+    running: dict[int, int] = {}
+    for batch_id, batch in scheduler.batches.items():
+        holders = [worker for worker in scheduler.workers.values() if worker.batch_id == batch_id]
+        _require(len(holders) == 1, "a batch has exactly one worker", f"batch {batch_id}")
+        for part in batch.parts:
+            _require(part.items > 0, "a part has items", repr(part.entry.job))
+            _require(
+                part.modalities & ~part.entry.job.available == 0,
+                "an item is answered from modalities it has",
+                repr(part.entry.job),
+            )
+            running[part.entry.job.id] = running.get(part.entry.job.id, 0) + part.items
+    for job_id, entry in scheduler.jobs.items():
+        _require(entry.running == running.get(job_id, 0), "running items are in batches", repr(entry.job))
+        if entry.doomed is None:
+            _require(
+                entry.waiting_items + entry.running + entry.done == entry.job.items,
+                "every item waits, runs or is done",
+                repr(entry.job),
+            )
+            _require(entry.queued == (entry.waiting_items > 0), "waiting items are queued", repr(entry.job))
+        else:
+            _require(entry.running > 0, "a refused job is kept only for items in flight", repr(entry.job))
+    for name, balance in scheduler.balances.items():
+        _require(0.0 <= balance.credit <= balance.cap + 1e-9, "a balance is within 0 and its cap", name)
+    if queue.entries:
+        _require(
+            all(worker.batch_id is not None for worker in scheduler.workers.values()),
+            "no job waits while a worker is idle",
+        )
+
+
+def _require(holds: bool, rule: str, *story: str) -> None:
+    if not holds:
+        raise InternalError(f"broken: {rule}", story=story)

@@ -1,0 +1,94 @@
+"""An answer as the protocol writes it: a JSON header, and binary tensors behind it where they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from poise.domain.job import RefusalReason
+from poise.scheduling.commands import Answer
+from poise.serving.arena import Array
+from poise.serving.codec import InferRequest
+from poise.serving.wire import VERSION, ServiceWire
+
+_encoder = msgspec.json.Encoder()
+
+
+class NotFiniteError(Exception):
+    """An output holds a number that JSON does not have. ``reason`` says how it is refused."""
+
+    reason = RefusalReason.MODEL_FAILED
+
+    def __init__(self, output: str) -> None:
+        super().__init__(
+            f"output {output!r} holds a NaN or an infinity, which JSON cannot carry: ask for binary_data"
+        )
+
+
+def encode_answer(
+    request: InferRequest,
+    answer: Answer,
+    outputs: Mapping[str, Array],
+    wire: ServiceWire,
+    label: Callable[[int], str],
+) -> tuple[bytes, int | None]:
+    """Return the body, and the length of its JSON where binary tensors follow.
+
+    Raises:
+        NotFiniteError: an output asked for in JSON holds a NaN or an infinity.
+    """
+    described: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for name, as_binary in request.outputs:
+        array = outputs[name]
+        tensor: dict[str, Any] = {
+            "name": name,
+            "datatype": wire.outputs[name].datatype,
+            "shape": array.shape,
+        }
+        if as_binary:
+            data = array.tobytes()
+            tensor["parameters"] = {"binary_data_size": len(data)}
+            binary.append(data)
+        else:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise NotFiniteError(name)
+            tensor["data"] = array.ravel().tolist()
+        described.append(tensor)
+    header: dict[str, Any] = {"model_name": wire.name, "model_version": VERSION}
+    if request.id is not None:
+        header["id"] = request.id
+    header["parameters"] = _parameters(answer, label)
+    header["outputs"] = described
+    text = _encoder.encode(header)
+    return (b"".join((text, *binary)), len(text)) if binary else (text, None)
+
+
+def _parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:
+    parts = sorted(answer.parts, key=lambda part: part.first_item)
+    labels = [label(part.modalities) for part in parts for _ in range(part.items)]
+    parameters: dict[str, Any] = {
+        "poise_variant": ",".join(dict.fromkeys(part.variant for part in parts)),
+        "poise_modalities": ",".join(labels),
+        "poise_accuracy": answer.accuracy,
+        "poise_queue_us": round(answer.queue_s * 1e6),
+        "poise_compute_us": round(answer.compute_s * 1e6),
+    }
+    if answer.late:
+        parameters["poise_late"] = True
+    if answer.below_floor:
+        parameters["poise_below_floor"] = True
+    return parameters
+
+
+def encode_error(message: str) -> bytes:
+    """Return the body of an error."""
+    return _encoder.encode({"error": message})
+
+
+def encode_json(value: Any) -> bytes:
+    """Return any other body."""
+    return _encoder.encode(value)

@@ -1,0 +1,204 @@
+"""One server process from its start to its end: socket, cell, HTTP, signals and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+import uvloop
+
+import poise
+from poise.domain.profile import Profile
+from poise.errors import ConfigError
+from poise.files import ServiceFolder
+from poise.scheduling.log import LogHeader
+from poise.serving.arena import DEFAULT_ARENA_BYTES
+from poise.serving.asgi import DEFAULT_BODY_BYTES, App
+from poise.serving.cell import Cell
+from poise.serving.recording import Recorder
+
+BACKLOG = 2048
+GC_THRESHOLDS = (20_000, 50, 20)
+"""Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
+
+log = logging.getLogger(__name__)
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a server is started. Units: ``grace_s`` in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    policy: str | None = None
+    record: Path | None = None
+    grace_s: float = 30.0
+    max_body_bytes: int = DEFAULT_BODY_BYTES
+    arena_bytes: int = DEFAULT_ARENA_BYTES
+    insecure: bool = False
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handling: what a signal means is decided here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_server(
+    folder: ServiceFolder, profile: Profile, settings: ServerSettings, on_ready: Callable[[str], None]
+) -> int:
+    """Serve until told to stop; return the exit status. ``on_ready`` is given the URL once, when jobs are taken.
+
+    Status 0: everything accepted was answered. 1: some jobs were given up, or an invariant broke.
+
+    Raises:
+        ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
+        WorkerError: a worker cannot start.
+    """
+    listener = bind(settings.host, settings.port, insecure=settings.insecure)
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(folder, profile, settings, listener, on_ready))
+
+
+def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        ConfigError: an address beyond this machine without ``insecure``, an unknown one, or one in use.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host!r}: {error.strerror}", expected="an address of this machine"
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    if not insecure and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise ConfigError(
+            f"got host {host!r}, which other machines can reach, and there is no authentication",
+            expected="a loopback address, or --insecure",
+        )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}", expected="a free port"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _serve(
+    folder: ServiceFolder,
+    profile: Profile,
+    settings: ServerSettings,
+    listener: socket.socket,
+    on_ready: Callable[[str], None],
+) -> int:
+    recorder = None
+    if settings.record is not None:
+        policy = settings.policy or folder.service.scheduler.policy
+        header = LogHeader(poise=poise.__version__, service=folder.service, profile=profile, policy=policy)
+        recorder = Recorder(settings.record, header)
+    cell = Cell(folder, profile, policy=settings.policy, arena_bytes=settings.arena_bytes, recorder=recorder)
+    http = _HttpServer(_http_config(App(cell, settings.max_body_bytes), settings))
+    signals = _Signals()
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    try:
+        return await _until_stopped(cell, signals, settings, lambda: on_ready(url_of(listener)))
+    finally:
+        await cell.stop()
+        http.should_exit = True
+        await serving
+        signals.close()
+
+
+def _http_config(app: App, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, math.ceil(settings.grace_s)),
+    )
+
+
+async def _until_stopped(
+    cell: Cell, signals: _Signals, settings: ServerSettings, on_ready: Callable[[], None]
+) -> int:
+    starting = asyncio.create_task(cell.start())
+    await _first([starting, signals.first])
+    if not starting.done():
+        starting.cancel()
+        return 0
+    starting.result()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    on_ready()
+    await _first([signals.first, cell.broken])
+    if cell.broken.done():
+        log.critical("the server ends: %s", cell.broken.result())
+        return 1
+    log.info("draining: what is accepted is answered")
+    cell.drain()
+    drained = asyncio.create_task(cell.drained())
+    await _first([drained, signals.second, cell.broken], settings.grace_s)
+    if drained.done():
+        return 0
+    drained.cancel()
+    log.error("stopping with jobs unanswered")
+    return 1
+
+
+async def _first(futures: Sequence[asyncio.Future[Any]], timeout_s: float | None = None) -> None:
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+
+class _Signals:
+    """The first and the second SIGTERM or SIGINT, as futures."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[None] = self._loop.create_future()
+        self.second: asyncio.Future[None] = self._loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._got)
+
+    def _got(self) -> None:
+        future = self.second if self.first.done() else self.first
+        if not future.done():
+            future.set_result(None)
+
+    def close(self) -> None:
+        """Leave signals to whoever had them."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)

@@ -1,0 +1,72 @@
+"""The one table of statuses: whose fault an error or a refusal is, as each protocol says it, and in which words."""
+
+from __future__ import annotations
+
+from poise.domain.job import RefusalReason
+from poise.errors import (
+    DeadlineError,
+    MalformedRequestError,
+    NotFoundError,
+    NotReadyError,
+    QueueFullError,
+    RequestError,
+    TooLargeError,
+)
+
+OK = 200
+INTERNAL = 500
+METHOD_NOT_ALLOWED = 405
+
+HTTP_OF_ERROR: dict[type[RequestError], int] = {
+    MalformedRequestError: 400,
+    NotFoundError: 404,
+    TooLargeError: 413,
+    QueueFullError: 429,
+    NotReadyError: 503,
+    DeadlineError: 504,
+}
+"""Status of each error that a client is told."""
+
+HTTP_OF_REASON: dict[RefusalReason, int] = {
+    RefusalReason.QUEUE_FULL: 429,
+    RefusalReason.DEADLINE_UNREACHABLE: 504,
+    RefusalReason.DEADLINE_PASSED: 504,
+    RefusalReason.FLOOR_UNREACHABLE: 503,
+    RefusalReason.DRAINING: 503,
+    RefusalReason.NO_WORKER: 503,
+    RefusalReason.MODEL_FAILED: 500,
+    RefusalReason.WORKER_KILLER: 500,
+    RefusalReason.WORKER_LOST: 503,
+    RefusalReason.CANCELLED: 499,
+}
+"""Status of each refusal; 499 is never sent, since its client is gone."""
+
+OWN_WORDS: dict[RefusalReason, str] = {
+    RefusalReason.MODEL_FAILED: "the model failed on this job",
+    RefusalReason.WORKER_KILLER: "this job ended the process that answered it, twice: the job's own fault",
+    RefusalReason.WORKER_LOST: "the process that answered this job was lost, and its deadline left no other try",
+}
+"""Where the scheduler's detail is for the operator and not for the client."""
+
+GENERIC = "internal error"
+
+
+def status_of_error(error: RequestError) -> int:
+    """Return the HTTP status of an error."""
+    return HTTP_OF_ERROR.get(type(error), INTERNAL)
+
+
+def status_of_refusal(reason: RefusalReason, *, own_terms: bool) -> int:
+    """Return the HTTP status of a refusal.
+
+    A floor that cannot be reached is the client's doing where the request asked for its own floor or left
+    modalities out, and the server's state otherwise.
+    """
+    if reason is RefusalReason.FLOOR_UNREACHABLE and own_terms:
+        return HTTP_OF_ERROR[MalformedRequestError]
+    return HTTP_OF_REASON[reason]
+
+
+def words_of_refusal(reason: RefusalReason, detail: str) -> str:
+    """Return what the client is told."""
+    return OWN_WORDS.get(reason, detail)

@@ -1,0 +1,266 @@
+"""The scheduler by hand: known figures, known answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from poise.domain.job import Job, RefusalReason
+from poise.errors import ConfigError, InternalError
+from poise.scheduling.commands import Answer, Refuse, RunBatch, WakeAt
+from poise.scheduling.events import (
+    BatchDone,
+    BatchFailed,
+    DrainStarted,
+    JobArrived,
+    JobCancelled,
+    Woke,
+    WorkerLost,
+    WorkerReady,
+)
+
+DEAR, CHEAP, BOTH = 1, 2, 3
+
+
+def refusal(found: object) -> Refuse:
+    assert isinstance(found, Refuse)
+    return found
+
+
+def run_of(commands) -> RunBatch:
+    (found,) = [c for c in commands if isinstance(c, RunBatch)]
+    return found
+
+
+def test_an_idle_worker_answers_a_job_by_the_most_accurate_mode(hand) -> None:
+    h = hand()
+    batch = run_of(h.arrive(1, 0.0))
+    assert [(p.job_id, p.first_item, p.items, p.modalities) for p in batch.parts] == [(1, 0, 1, BOTH)]
+    assert batch.expected_s == pytest.approx(0.011)
+    (answer,) = h.finish(batch.batch_id, 0.011)
+    assert isinstance(answer, Answer)
+    assert (answer.accuracy, answer.late, answer.below_floor) == (0.96, False, False)
+    assert answer.compute_s == pytest.approx(0.011)
+
+
+def test_a_job_without_a_modality_is_answered_from_what_it_has(hand) -> None:
+    h = hand()
+    assert run_of(h.arrive(1, 0.0, available=CHEAP)).parts[0].modalities == CHEAP
+    h = hand()
+    assert run_of(h.arrive(1, 0.0, available=DEAR)).parts[0].modalities == DEAR
+
+
+def test_a_tight_deadline_costs_accuracy_not_the_job(hand) -> None:
+    h = hand()
+    batch = run_of(h.arrive(1, 0.0, within_s=0.005))
+    assert batch.parts[0].modalities == CHEAP
+
+
+def test_jobs_run_in_deadline_order_and_share_batches(hand) -> None:
+    h = hand()
+    first = run_of(h.arrive(1, 0.0))
+    for job, within in ((2, 0.09), (3, 0.05), (4, 0.07)):
+        h.arrive(job, 0.001, within_s=within)
+    batch = run_of(h.finish(first.batch_id, 0.011))
+    assert [p.job_id for p in batch.parts] == [3, 4, 2]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_on_arrival_and_costs_nothing(hand) -> None:
+    h = hand()
+    assert refusal(h.arrive(1, 0.0, within_s=0.0005)[0]).reason is RefusalReason.DEADLINE_UNREACHABLE
+    assert run_of(h.arrive(2, 0.0)).parts[0].job_id == 2
+
+
+def test_a_job_that_would_cost_another_its_deadline_is_refused(hand) -> None:
+    h = hand(policy="edf")
+    first = run_of(h.arrive(1, 0.0))
+    h.arrive(2, 0.0, within_s=0.0335)  # can start at 11 ms and end at 22 ms
+    assert refusal(h.arrive(3, 0.0, within_s=0.030, items=2)[0]).reason is RefusalReason.DEADLINE_UNREACHABLE
+    h.finish(first.batch_id, 0.011)
+    assert len(h.running) == 1
+
+
+def test_a_large_job_is_split_and_its_answer_is_whole(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 5000, "accuracy_floor": 0.6}})
+    commands = h.arrive(1, 0.0, items=80)
+    now = 0.0
+    while 1 not in h.outcomes:
+        batch = run_of(commands)
+        assert sum(p.items for p in batch.parts) <= 32
+        now += batch.expected_s
+        commands = h.finish(batch.batch_id, now)
+    answer = h.outcomes[1]
+    assert isinstance(answer, Answer)
+    covered = [item for part in answer.parts for item in range(part.first_item, part.first_item + part.items)]
+    assert covered == list(range(80))
+
+
+def test_floor_beyond_the_modalities_is_refused_in_scope_job(hand) -> None:
+    h = hand(guarantee={"scope": "job"})
+    found = refusal(h.arrive(1, 0.0, floor=0.8, available=CHEAP)[0])
+    assert found.reason is RefusalReason.FLOOR_UNREACHABLE
+    assert "0.6000" in found.detail
+
+
+def test_scope_job_holds_each_jobs_mean(hand) -> None:
+    h = hand(guarantee={"scope": "job"}, classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.75}})
+    batch = run_of(h.arrive(1, 0.0, items=4, within_s=0.030))
+    used = {p.modalities: p.items for p in batch.parts}
+    assert sum({BOTH: 0.96, DEAR: 0.9, CHEAP: 0.6}[m] * n for m, n in used.items()) / 4 >= 0.75
+    assert batch.expected_s <= 0.030
+
+
+def test_scope_class_spends_only_credit_that_was_earned(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.8}})
+    # No credit yet: a job that only has the cheap modality cannot reach .8.
+    assert refusal(h.arrive(1, 0.0, available=CHEAP)[0]).reason is RefusalReason.FLOOR_UNREACHABLE
+    now = 0.0
+    for job in (2, 3):  # earns 2 × .16
+        batch = run_of(h.arrive(job, now))
+        now += batch.expected_s
+        h.finish(batch.batch_id, now)
+    assert h.scheduler.balances["normal"].credit == pytest.approx(0.32)
+    assert run_of(h.arrive(4, now, available=CHEAP)).parts[0].modalities == CHEAP
+    assert h.scheduler.balances["normal"].credit == pytest.approx(0.12)
+    assert refusal(h.arrive(5, now, available=CHEAP)[0]).reason is RefusalReason.FLOOR_UNREACHABLE
+
+
+def test_a_class_that_prefers_deadlines_goes_below_its_floor_and_says_so(hand) -> None:
+    classes = {"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.9, "prefer": "deadline"}}
+    h = hand(guarantee={"scope": "job"}, classes=classes)
+    batch = run_of(h.arrive(1, 0.0, within_s=0.005))
+    assert batch.parts[0].modalities == CHEAP
+    (answer,) = h.finish(batch.batch_id, 0.001)
+    assert isinstance(answer, Answer)
+    assert answer.below_floor
+    strict = hand(
+        guarantee={"scope": "job"}, classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.9}}
+    )
+    assert refusal(strict.arrive(1, 0.0, within_s=0.005)[0]).reason is RefusalReason.DEADLINE_UNREACHABLE
+
+
+def test_a_lost_workers_jobs_are_tried_once_more_each_alone(hand) -> None:
+    h = hand(workers=1)
+    first = run_of(h.arrive(1, 0.0))
+    h.arrive(2, 0.0)
+    h.arrive(3, 0.0)
+    both = run_of(h.finish(first.batch_id, 0.011))
+    assert {p.job_id for p in both.parts} == {2, 3}
+    assert not any(isinstance(c, Refuse) for c in h.handle(WorkerLost(0.012, 0)))
+    again = run_of(h.handle(WorkerReady(0.013, 1, ("one",))))
+    assert {p.job_id for p in again.parts} == {2}
+    commands = h.handle(WorkerLost(0.014, 1))
+    assert [(c.job_id, c.reason) for c in commands if isinstance(c, Refuse)] == [
+        (2, RefusalReason.WORKER_KILLER)
+    ]
+    alone = run_of(h.handle(WorkerReady(0.015, 2, ("one",))))
+    assert {p.job_id for p in alone.parts} == {3}
+    h.finish(alone.batch_id, 0.02)
+    assert isinstance(h.outcomes[3], Answer)
+
+
+def test_a_model_that_fails_twice_on_a_job_fails_only_that_job(hand) -> None:
+    h = hand()
+    batch = run_of(h.arrive(1, 0.0))
+    again = run_of(h.handle(BatchFailed(0.001, batch.batch_id, 0, "boom")))
+    commands = h.handle(BatchFailed(0.002, again.batch_id, 0, "boom"))
+    assert refusal(commands[0]).reason is RefusalReason.MODEL_FAILED
+    assert run_of(h.arrive(2, 0.003)).parts[0].job_id == 2
+
+
+def test_credit_of_a_lost_batch_comes_back(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.8}})
+    batch = run_of(h.arrive(1, 0.0))
+    h.finish(batch.batch_id, 0.011)
+    batch = run_of(h.arrive(2, 0.02))
+    h.finish(batch.batch_id, 0.031)
+    earned = h.scheduler.balances["normal"].credit
+    run_of(h.arrive(3, 0.04, items=10))  # in half the SLO: some items by the cheap mode
+    assert h.scheduler.balances["normal"].credit < earned - 0.1
+    h.handle(WorkerLost(0.041, 0))
+    assert h.scheduler.balances["normal"].credit == pytest.approx(earned)
+
+
+def test_a_cancelled_job_leaves_at_once_or_when_its_batch_is_back(hand) -> None:
+    h = hand()
+    batch = run_of(h.arrive(1, 0.0))
+    h.arrive(2, 0.0)
+    assert refusal(h.handle(JobCancelled(0.001, 2))[0]).reason is RefusalReason.CANCELLED
+    assert h.handle(JobCancelled(0.002, 1)) == []
+    assert refusal(h.finish(batch.batch_id, 0.011)[0]).reason is RefusalReason.CANCELLED
+    assert h.handle(JobCancelled(0.012, 99)) == []
+
+
+def test_waiting_jobs_are_refused_when_their_deadline_passes(hand) -> None:
+    h = hand()
+    h.arrive(1, 0.0)
+    commands = h.arrive(2, 0.0, within_s=0.05)
+    wakes = [c.at_s for _, cs in h.log for c in cs if isinstance(c, WakeAt)]
+    assert wakes[-1] == pytest.approx(0.05)
+    assert not any(isinstance(c, Refuse) for c in commands)
+    # The worker hangs: nothing but the wake-up happens.
+    commands = h.handle(Woke(0.0501))
+    assert refusal(commands[0]).reason is RefusalReason.DEADLINE_PASSED
+
+
+def test_draining_takes_no_new_job_and_answers_the_accepted_ones(hand) -> None:
+    h = hand()
+    batch = run_of(h.arrive(1, 0.0))
+    h.handle(DrainStarted(0.001))
+    assert refusal(h.arrive(2, 0.002)[0]).reason is RefusalReason.DRAINING
+    h.finish(batch.batch_id, 0.011)
+    assert isinstance(h.outcomes[1], Answer)
+
+
+def test_queue_bounds(hand) -> None:
+    h = hand(scheduler={"queue_jobs": 2, "queue_items": 3})
+    h.arrive(1, 0.0)
+    h.arrive(2, 0.0)
+    assert refusal(h.arrive(3, 0.0, items=3)[0]).reason is RefusalReason.QUEUE_FULL
+    h.arrive(4, 0.0)
+    assert refusal(h.arrive(5, 0.0)[0]).reason is RefusalReason.QUEUE_FULL
+
+
+def test_without_a_worker_jobs_are_refused(hand) -> None:
+    h = hand(workers=0)
+    assert refusal(h.arrive(1, 0.0)[0]).reason is RefusalReason.NO_WORKER
+
+
+def test_what_cannot_be_is_an_internal_error_with_its_story(hand) -> None:
+    h = hand()
+    batch = run_of(h.arrive(1, 0.0))
+    job = Job(1, "normal", 1, 0.0, 1.0, 0.6, 3)
+    with pytest.raises(InternalError, match="arrived twice"):
+        h.handle(JobArrived(0.001, job))
+    with pytest.raises(InternalError, match="was not given"):
+        h.handle(BatchDone(0.001, 77, 0, 0.1))
+    with pytest.raises(InternalError, match="ready twice"):
+        h.handle(WorkerReady(0.001, 0, ("one",)))
+    h.finish(batch.batch_id, 0.011)
+
+
+def test_an_unknown_policy_names_the_known_ones(hand) -> None:
+    with pytest.raises(ConfigError, match="edf, poise"):
+        hand(policy="best")
+
+
+def test_edf_uses_only_the_most_accurate_mode_and_fits_the_first_deadline(hand) -> None:
+    h = hand(policy="edf")
+    first = run_of(h.arrive(1, 0.0))
+    for job in range(2, 8):
+        h.arrive(job, 0.0, within_s=0.09)
+    batch = run_of(h.finish(first.batch_id, 0.011))
+    assert {p.modalities for p in batch.parts} == {BOTH}
+    assert batch.expected_s <= 0.079
+
+
+def test_a_slow_worker_is_noticed_and_its_deadlines_hold_again(hand) -> None:
+    h = hand()
+    now = 0.0
+    for job in range(1, 13):
+        batch = run_of(h.arrive(job, now))
+        now += batch.expected_s
+        h.finish(batch.batch_id, now, run_s=3 * 0.011)
+        now += 0.05
+    assert h.scheduler.workers[0].calibration.factor == pytest.approx(3.0)
+    # 20 ms were enough for both modalities by the profile; not on this worker.
+    assert run_of(h.arrive(99, now, within_s=0.020)).parts[0].modalities == CHEAP

@@ -1,0 +1,172 @@
+"""The driver with a scheduler that does as it is told: no worker is started."""
+
+import asyncio
+import json
+from typing import cast
+
+import numpy as np
+import pytest
+
+from poise.domain.job import RefusalReason
+from poise.errors import ConfigError, InternalError
+from poise.files import open_service
+from poise.scheduling.commands import Answer, AnswerPart, Command, Refuse
+from poise.scheduling.events import DrainStarted, Event, JobArrived, JobCancelled
+from poise.scheduling.scheduler import Scheduler
+from poise.serving.cell import Answered, Cell, PendingJob, Refused, _copy_in
+from poise.serving.codec import InferTensor, decode_infer
+from poise.serving.wire import wire_of
+
+from .conftest import DATATYPES, TINY, json_request
+from .test_codec import every_datatype
+
+
+class Told:
+    """Returns the commands it was told to, for the next event of a type; raises what it was told to raise."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.answers: dict[type[Event], list[Command] | Exception] = {}
+
+    def handle(self, event: Event) -> list[Command]:
+        self.events.append(event)
+        told = self.answers.pop(type(event), [])
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+
+def answer(job_id: int, items: int) -> Answer:
+    return Answer(
+        job_id=job_id,
+        parts=(AnswerPart(0, items, 7, "late"),),
+        accuracy=0.9,
+        queue_s=0.0,
+        compute_s=0.1,
+        late=False,
+    )
+
+
+@pytest.fixture
+def in_cell(arrays):
+    """Runs a coroutine function with (cell, scheduler, admit), and holds that no row is left behind."""
+
+    def run(test):
+        async def whole() -> None:
+            folder = open_service(TINY)
+            cell = Cell(folder, folder.load_profile(), arena_bytes=4096)
+            told = Told()
+            cell._scheduler = cast(Scheduler, told)
+            cell.started = True
+
+            def admit(items):
+                request = json.dumps(json_request(arrays, tuple(DATATYPES), items)).encode()
+                return cell.admit(decode_infer(request, None, cell.wire))
+
+            try:
+                await test(cell, told, admit)
+            finally:
+                await cell.stop()
+            assert cell._rows.used == 0
+            assert not cell._jobs
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_trouble_with_one_answer_is_not_the_others(in_cell):
+    async def test(cell, told, admit):
+        first, second, third, fourth = (admit(2) for _ in range(4))
+        fourth.outcome.cancel()
+        told.answers[DrainStarted] = [
+            answer(99, 1),
+            answer(1, 2),
+            answer(1, 2),
+            answer(4, 2),
+            Refuse(2, RefusalReason.DEADLINE_PASSED, "late"),
+            answer(3, 2),
+        ]
+        cell.drain()
+        assert isinstance(first.outcome.result(), Answered)
+        assert second.outcome.result() == Refused(RefusalReason.DEADLINE_PASSED, "late")
+        assert isinstance(third.outcome.result(), Answered)
+        await cell.drained()
+
+    in_cell(test)
+
+
+def test_outputs_are_the_jobs_own(in_cell):
+    async def test(cell, told, admit):
+        pending = admit(2)
+        cell._arena.outputs["logits"][pending.first_row : pending.first_row + 2] = 5
+        told.answers[DrainStarted] = [answer(1, 2)]
+        cell.drain()
+        cell._arena.outputs["logits"][...] = 6
+        assert (pending.outcome.result().outputs["logits"] == 5).all()
+
+    in_cell(test)
+
+
+def test_a_scheduler_that_raises_on_a_job_costs_that_job_only(in_cell):
+    async def test(cell, told, admit):
+        told.answers[JobArrived] = ValueError("bug")
+        first, second = admit(1), admit(1)
+        with pytest.raises(InternalError):
+            first.outcome.result()
+        assert not second.outcome.done()
+        assert not cell.broken.done()
+
+    in_cell(test)
+
+
+def test_a_scheduler_that_raises_otherwise_ends_the_server(in_cell):
+    async def test(cell, told, admit):
+        told.answers[DrainStarted] = ValueError("bug")
+        cell.drain()
+        assert isinstance(cell.broken.result(), InternalError)
+
+    in_cell(test)
+
+
+def test_a_full_arena_refuses_and_drains_refuse(in_cell):
+    async def test(cell, told, admit):
+        taken = []
+        while isinstance(pending := admit(8), PendingJob):
+            taken.append(pending)
+        assert taken
+        assert pending.reason is RefusalReason.QUEUE_FULL
+        cell.drain()
+        assert admit(1).reason is RefusalReason.DRAINING
+
+    in_cell(test)
+
+
+def test_a_job_that_left_is_told_once(in_cell):
+    async def test(cell, told, admit):
+        pending = admit(1)
+        told.answers[JobCancelled] = [Refuse(1, RefusalReason.CANCELLED, "gone")]
+        cell.cancel(pending)
+        cell.cancel(pending)
+        assert sum(isinstance(event, JobCancelled) for event in told.events) == 1
+
+    in_cell(test)
+
+
+def test_a_shorter_free_axis_is_padded_with_zeros():
+    wire = wire_of(every_datatype(), 10)
+    slot = np.full((6, 5, 2), 9, np.float32)
+    _copy_in(slot, 1, InferTensor(wire.inputs["free"], np.ones((3, 2, 2), np.float32)))
+    assert (slot[1:4, :2] == 1).all()
+    assert (slot[1:4, 2:] == 0).all()
+    assert (slot[0] == 9).all()
+    assert (slot[4:] == 9).all()
+
+
+def test_an_arena_too_small_is_the_operators_error():
+    async def run() -> None:
+        folder = open_service(TINY)
+        with pytest.raises(ConfigError):
+            Cell(folder, folder.load_profile(), arena_bytes=100)
+
+    asyncio.run(run())
