@@ -41,6 +41,7 @@ class FakeStopwatch:
     def __init__(self) -> None:
         self.now = 0.0
         self.order: list[str] = []
+        self.rests = 0
 
     def now_s(self) -> float:
         return self.now
@@ -52,3 +53,7 @@ class FakeStopwatch:
         self.now += wall_s
         self.order.append(name)
         return Run(wall_s, disturbed)
+
+    def rest(self, seconds: float) -> None:
+        self.now += seconds
+        self.rests += 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import msgspec
 import pytest
 from tests.profiling.conftest import TINY
 
-from poise.domain.profile import WAY_STAGE, latency_table
+from poise.domain.decoding import decode_json
+from poise.domain.profile import WAY_STAGE, Profile, latency_table
 from poise.errors import ConfigError, WorkerError
 from poise.files import open_service
 from poise.profiling import measure_profile, write_profile
@@ -113,3 +115,16 @@ def test_inputs_to_time_with_have_the_service_s_types(tiny):
         specs = {n: spec for m in tiny.service.modalities.values() for n, spec in m.inputs.items()}
         assert array.shape == (8, *specs[name].shape)
     assert sample_inputs(tiny.service, None, 8)["pixels"].dtype == "uint8"
+
+
+def test_known_accuracies_are_kept_while_the_files_are_the_same(tiny):
+    hashes = tiny.file_hashes() | {"late/head.onnx": "sha256:of-another"}
+    known = msgspec.structs.replace(made_up_profile(), files=hashes)
+    profile = measure_profile(tiny, budget_s=0.0, known=known)
+    assert profile.variant("whole").modes == known.variant("whole").modes
+    assert profile.variant("late").modes != known.variant("late").modes
+    assert profile.files == tiny.file_hashes()
+
+
+def made_up_profile() -> Profile:
+    return decode_json((TINY / "profile.json").read_bytes(), Profile, "profile.json")

@@ -262,5 +262,6 @@ def test_a_slow_worker_is_noticed_and_its_deadlines_hold_again(hand) -> None:
         h.finish(batch.batch_id, now, run_s=3 * 0.011)
         now += 0.05
     assert h.scheduler.workers[0].calibration.factor == pytest.approx(3.0)
+    assert h.scheduler.workers[0].calibration.overhead_s == pytest.approx(0.0)
     # 20 ms were enough for both modalities by the profile; not on this worker.
     assert run_of(h.arrive(99, now, within_s=0.020)).parts[0].modalities == CHEAP

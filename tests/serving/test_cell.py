@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import cast
 
 import numpy as np
@@ -13,8 +14,10 @@ from poise.files import open_service
 from poise.scheduling.commands import Answer, AnswerPart, Command, Refuse
 from poise.scheduling.events import DrainStarted, Event, JobArrived, JobCancelled
 from poise.scheduling.scheduler import Scheduler
-from poise.serving.cell import Answered, Cell, PendingJob, Refused, _copy_in
+from poise.serving.cell import HUNG_AFTER_S, Cell, _copy_in, _Dispatched
 from poise.serving.codec import InferTensor, decode_infer
+from poise.serving.jobs import Answered, PendingJob, Refused
+from poise.serving.process import WorkerProcess
 from poise.serving.wire import wire_of
 
 from .conftest import DATATYPES, TINY, json_request
@@ -149,6 +152,29 @@ def test_a_job_that_left_is_told_once(in_cell):
         cell.cancel(pending)
         cell.cancel(pending)
         assert sum(isinstance(event, JobCancelled) for event in told.events) == 1
+
+    in_cell(test)
+
+
+class Hanging:
+    worker_id = 3
+    killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+def test_a_worker_that_hangs_is_ended(in_cell):
+    async def test(cell, told, admit):
+        hanging, busy = Hanging(), Hanging()
+        now_s = time.monotonic()
+        cell._batches = {
+            1: _Dispatched(cast(WorkerProcess, hanging), now_s - HUNG_AFTER_S - 1, expected_s=0.01),
+            2: _Dispatched(cast(WorkerProcess, busy), now_s - HUNG_AFTER_S - 1, expected_s=10.0),
+        }
+        cell._end_hung_workers()
+        assert hanging.killed
+        assert not busy.killed
 
     in_cell(test)
 

@@ -14,7 +14,7 @@ from poise.errors import MalformedRequestError, RequestError, TooLargeError
 from poise.files import open_service
 from poise.scheduling.commands import Answer, AnswerPart
 from poise.serving.answers import NotFiniteError, encode_answer
-from poise.serving.codec import decode_infer
+from poise.serving.codec import ReplyTerms, decode_infer
 from poise.serving.wire import metadata, wire_of
 
 from .conftest import DATATYPES, MODALITY_INPUTS, TINY, json_request
@@ -80,7 +80,7 @@ def test_tensors_come_back_bit_for_bit_in_every_form(request):
         assert tensor.array.tobytes() == sent.tobytes()
     assert decoded.items == len(next(iter(arrays.values())))
     assert decoded.available == ("fp32" in arrays) + 2 * ("free" in arrays)
-    assert decoded.own_terms == (decoded.available != 3)
+    assert decoded.reply.own_terms == (decoded.available != 3)
 
 
 @given(requests(), st.data())
@@ -215,8 +215,8 @@ def test_malformed_requests_name_the_thing_and_what_was_expected(case):
 
 def test_the_request_that_those_are_made_from_is_right():
     decoded = decode_infer(json.dumps(tiny_request(id="a")).encode(), None, TINY_WIRE)
-    assert (decoded.id, decoded.items, decoded.available) == ("a", 2, 7)
-    assert decoded.outputs == (("logits", False), ("score", False))
+    assert (decoded.reply.id, decoded.items, decoded.available) == ("a", 2, 7)
+    assert decoded.reply.outputs == (("logits", False), ("score", False))
 
 
 def test_more_items_than_can_ever_be_held_are_too_large():
@@ -243,7 +243,7 @@ def test_one_modality_is_enough(names):
     request["inputs"] = [tensor for tensor in request["inputs"] if tensor["name"] in names]
     decoded = decode_infer(json.dumps(request).encode(), None, TINY_WIRE)
     assert decoded.available == 1 << list(MODALITY_INPUTS.values()).index(names)
-    assert decoded.own_terms
+    assert decoded.reply.own_terms
 
 
 @pytest.mark.parametrize(
@@ -274,12 +274,12 @@ def test_a_floor_may_be_lowered_and_raised_to_the_classs_highest():
         body = json.dumps(tiny_request(parameters={"poise_accuracy_floor": floor})).encode()
         decoded = decode_infer(body, None, wire)
         assert decoded.accuracy_floor == floor
-        assert decoded.own_terms
+        assert decoded.reply.own_terms
 
 
 def test_binary_outputs_by_default_and_one_by_one():
     def outputs(**more: object) -> tuple[tuple[str, bool], ...]:
-        return decode_infer(json.dumps(tiny_request(**more)).encode(), None, TINY_WIRE).outputs
+        return decode_infer(json.dumps(tiny_request(**more)).encode(), None, TINY_WIRE).reply.outputs
 
     assert outputs(parameters={"binary_data_output": True}) == (("logits", True), ("score", True))
     asked = [{"name": "score", "parameters": {"binary_data": False}}, {"name": "logits"}]
@@ -312,10 +312,8 @@ ANSWER = Answer(
 
 
 def answered(outputs: dict[str, np.ndarray], asked: tuple[tuple[str, bool], ...]) -> tuple[bytes, int | None]:
-    request = msgspec.structs.replace(
-        decode_infer(json.dumps(tiny_request(id="q")).encode(), None, TINY_WIRE), outputs=asked
-    )
-    return encode_answer(request, ANSWER, outputs, TYPES_WIRE, {2: "x", 3: "x+y"}.__getitem__)
+    terms = ReplyTerms("q", asked, own_terms=False)
+    return encode_answer(terms, ANSWER, outputs, TYPES_WIRE, {2: "x", 3: "x+y"}.__getitem__)
 
 
 def test_an_answer_says_how_each_item_was_answered():

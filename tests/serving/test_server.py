@@ -327,6 +327,17 @@ def test_a_second_sigterm_stops_at_once(one_worker, arrays):
         assert answer.result()[0] == 503
 
 
+def test_grace_ends_with_jobs_unanswered(tmp_path, arrays):
+    with (
+        serving(copy_endless(tmp_path / "tiny"), "--grace-s", "0.1") as server,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        answer = pool.submit(server.post, json_request(arrays, tuple(DATATYPES)))
+        server.wait_until(lambda: server.metric("poise_queue_jobs") == 1)
+        assert server.terminate() == 1
+        assert answer.result()[0] == 503
+
+
 def test_workers_do_not_outlive_a_killed_server(one_worker):
     workers = one_worker.workers()
     one_worker.process.kill()

@@ -104,17 +104,26 @@ def _draw(opened: OpenedWorkload, folder: ServiceFolder) -> list[JobDraw]:
     deadline = opened.workload.deadline
     needed = deadline is not None and deadline.slack_ms is not None
     jobs = opened.draw(folder.service, folder.load_profile() if needed else None)
-    longer = _longer_than_slo(jobs, folder.service)
+    _warn_of_terms(jobs, folder.service)
+    return jobs
+
+
+def _warn_of_terms(jobs: Sequence[JobDraw], service: Service) -> None:
+    """Say where jobs ask for what a server does not grant: more time than the SLO, or too high a floor."""
+    slo_s = {name: each.latency_slo_s for name, each in service.classes.items()}
+    longer = sum(job.deadline_s is not None and job.deadline_s > slo_s[job.slo_class] for job in jobs)
     if longer:
         warning_line(
             f"{longer:,} of {len(jobs):,} deadlines are longer than the SLO of their class, which holds"
         )
-    return jobs
-
-
-def _longer_than_slo(jobs: Sequence[JobDraw], service: Service) -> int:
-    slo_s = {name: slo_class.latency_slo_s for name, slo_class in service.classes.items()}
-    return sum(job.deadline_s is not None and job.deadline_s > slo_s[job.slo_class] for job in jobs)
+    highest = {name: each.max_floor or each.accuracy_floor for name, each in service.classes.items()}
+    above = sum(
+        job.accuracy_floor is not None and job.accuracy_floor > highest[job.slo_class] for job in jobs
+    )
+    if above:
+        warning_line(
+            f"{above:,} of {len(jobs):,} floors are above the max_floor of their class: answered by 400"
+        )
 
 
 def _test_items(folder: ServiceFolder) -> LabelledItems:

@@ -21,6 +21,7 @@ app = typer.Typer(
 def _register() -> None:
     """Add each command; a function so that importing this module stays cheap."""
     from poise.cli.check import check
+    from poise.cli.demo import demo
     from poise.cli.infer import infer
     from poise.cli.load import load
     from poise.cli.plan import plan
@@ -28,7 +29,7 @@ def _register() -> None:
     from poise.cli.serve import serve
     from poise.cli.simulate import simulate
 
-    for command in (check, profile, plan, serve, infer, load, simulate):
+    for command in (check, profile, plan, serve, infer, load, simulate, demo):
         app.command()(command)
 
 

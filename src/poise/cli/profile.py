@@ -31,6 +31,13 @@ def profile(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default: where the service file says.")
     ] = None,
+    keep_accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--keep-accuracy",
+            help="Take accuracies from the present profile where models and validation data are unchanged.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the profile on stdout, as JSON.")] = False,
 ) -> None:
     """Measure how right every mode is and how long every stage takes, here, and write the profile."""
@@ -38,9 +45,10 @@ def profile(
 
     folder = open_service(service)
     path = folder.resolve(folder.service.profile, "profile", must_exist=False) if out is None else out
+    known = folder.load_profile() if keep_accuracy else None
     with _progress() as on_progress:
         measured = measure_profile(
-            folder, budget_s=budget_s, threads=_threads(threads), on_progress=on_progress
+            folder, budget_s=budget_s, threads=_threads(threads), known=known, on_progress=on_progress
         )
     write_profile(measured, path)
     for warning in _warnings(folder, measured):

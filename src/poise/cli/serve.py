@@ -37,6 +37,9 @@ def serve(
         float, typer.Option(help="Seconds that accepted jobs have to be answered after SIGTERM.", min=0)
     ] = 30.0,
     max_body_mb: Annotated[float, typer.Option(help="The largest request body, in MB.", min=0.001)] = 64.0,
+    arena_mb: Annotated[
+        float, typer.Option(help="Shared memory for the tensors of waiting jobs, in MB.", min=0.001)
+    ] = 512.0,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that other machines can reach.")
     ] = False,
@@ -62,6 +65,7 @@ def serve(
         record=record,
         grace_s=grace_s,
         max_body_bytes=round(max_body_mb * 2**20),
+        arena_bytes=round(arena_mb * 2**20),
         insecure=insecure,
     )
 

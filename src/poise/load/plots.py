@@ -116,15 +116,23 @@ def _draw_load(axes: Axes, run: Timeline) -> None:
 def _draw_latency(axes: Axes, run: Timeline, slo_s: Mapping[str, float]) -> None:
     lines = {name: each.p99_latency_s for name, each in run.per_class.items()}
     _draw_lines(axes, run, lines or {"": run.p99_latency_s}, 1e3)
-    for label, value in slo_s.items():
-        _draw_limit(axes, value * 1e3, " ".join(f"SLO {label} {value * 1e3:g} ms".split()))
+    for value, labels in _alike(slo_s).items():
+        _draw_limit(axes, value * 1e3, " ".join(f"SLO {labels} {value * 1e3:.3g} ms".split()))
 
 
 def _draw_accuracy(axes: Axes, run: Timeline, floors: Mapping[str, float]) -> None:
     lines = {name: each.mean_accuracy for name, each in run.per_class.items()}
     _draw_lines(axes, run, lines or {"": run.mean_accuracy}, 1.0)
-    for label, value in floors.items():
-        _draw_limit(axes, value, " ".join(f"floor {label} {value:g}".split()))
+    for value, labels in _alike(floors).items():
+        _draw_limit(axes, value, " ".join(f"floor {labels} {value:.3g}".split()))
+
+
+def _alike(limits: Mapping[str, float]) -> dict[float, str]:
+    """Return limit -> the classes that share it, to three figures."""
+    found: dict[float, list[str]] = {}
+    for name, limit in limits.items():
+        found.setdefault(float(f"{limit:.3g}"), []).append(name)
+    return {limit: ", ".join(names) for limit, names in found.items()}
 
 
 def _draw_lines(

@@ -60,7 +60,7 @@ def _table(
     mark_best: bool = False,
 ) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right")
     figures = list(columns.values())

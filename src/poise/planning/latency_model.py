@@ -54,8 +54,9 @@ def latency_model(
     max_batch: int,
     accuracy: dict[int, float] | None = None,
     device: Device = "cpu",
+    without: str | None = None,
 ) -> LatencyModel:
-    """Build the model of a variant from its profile.
+    """Build the model of a variant from its profile, leaving out the stage named ``without``.
 
     ``accuracy`` replaces the measured means by mask, where a promise is held against bounds. The largest batch
     is the smaller of ``max_batch`` and the largest that every stage used by all modality sets was measured at.
@@ -71,7 +72,7 @@ def latency_model(
     for stage in profile.stages:
         masks = {index.mask(names) for names in stage.modality_sets}
         uses = tuple(mask in masks for mask in sets)
-        if not any(uses):
+        if not any(uses) or stage.name == without:
             continue
         table = latency_table(stage.latency, statistic, threads=threads, device=device)
         if all(uses):

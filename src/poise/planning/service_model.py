@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from poise.domain.profile import LatencyStatistic, Profile
+from poise.domain.profile import WAY_STAGE, LatencyStatistic, Profile
 from poise.domain.service import Device, Service
 from poise.errors import ConfigError
 from poise.planning.accuracy_bounds import promised_accuracy
@@ -21,11 +21,19 @@ class VariantPlans:
     """
 
     def __init__(
-        self, name: str, model: LatencyModel, median: LatencyModel, expected: tuple[float, ...]
+        self,
+        name: str,
+        model: LatencyModel,
+        *,
+        median: LatencyModel,
+        median_stages: LatencyModel,
+        expected: tuple[float, ...],
     ) -> None:
         self.name = name
         self.model = model
         self.median = median
+        """The same at the profile's medians; ``median_stages`` is that without the way to a worker."""
+        self.median_stages = median_stages
         self.expected_accuracy = expected
         """Measured mean accuracy by position in ``model.sets`` (``model.accuracy`` is what is promised)."""
         self.position = {mask: s for s, mask in enumerate(model.sets)}
@@ -99,7 +107,7 @@ class ServiceModel:
         }
         expected = {self.index.mask(mode.modalities): mode.accuracy for mode in measured.modes}
 
-        def model(statistic: LatencyStatistic) -> LatencyModel:
+        def model(statistic: LatencyStatistic, without: str | None = None) -> LatencyModel:
             return latency_model(
                 measured,
                 self.index,
@@ -108,11 +116,18 @@ class ServiceModel:
                 max_batch=settings.max_batch,
                 accuracy=promised,
                 device=device,
+                without=without,
             )
 
         try:
             planned = model(settings.latency)
-            plans = VariantPlans(variant, planned, model("p50"), tuple(expected[m] for m in planned.sets))
+            plans = VariantPlans(
+                variant,
+                planned,
+                median=model("p50"),
+                median_stages=model("p50", WAY_STAGE),
+                expected=tuple(expected[m] for m in planned.sets),
+            )
             plans.frontier((1 << len(planned.sets)) - 1, planned.max_batch)
         except ValueError as error:
             raise ConfigError(

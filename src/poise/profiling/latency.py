@@ -70,34 +70,20 @@ def measure_latency(
     Raises:
         WorkerError: a model failed.
     """
-    chains = [
-        [StagePoint(variant, stage, batch) for stage in chain]
+    points = [
+        StagePoint(variant, stage, batch)
         for variant in runners
-        for chain in _chains(service, variant)
+        for stage, _ in stages_of(service, variant)
         for batch in batch_sizes(service.scheduler.max_batch)
     ]
-    calls = [
-        [runners[p.variant].stage_call(p.stage, inputs, np.arange(p.batch)) for p in chain]
-        for chain in chains
-    ]
+    calls = [runners[p.variant].stage_call(p.stage, inputs, np.arange(p.batch)) for p in points]
     stopwatch = CoreStopwatch(waits=threads > 1)
     with pinned(cores), first_in_line(), quiet_collector():
         timed = time_calls(
             calls, stopwatch, budget_s=budget_s, generator=np.random.default_rng(0), on_round=on_round
         )
     found: dict[StageKey, list[LatencyPoint]] = {}
-    pairs = (
-        (p, r)
-        for points, results in zip(chains, timed, strict=True)
-        for p, r in zip(points, results, strict=True)
-    )
-    for point, result in pairs:
+    for point, result in zip(points, timed, strict=True):
         summary = result.summary(batch=point.batch, threads=threads, busy_cores=1)
         found.setdefault((point.variant, point.stage), []).append(summary)
     return found
-
-
-def _chains(service: Service, variant: str) -> list[list[str]]:
-    """Return the stages that follow each other in a batch: encoders and their head do, whole graphs do not."""
-    stages = [stage for stage, _ in stages_of(service, variant)]
-    return [[stage] for stage in stages] if service.variants[variant].graphs else [stages]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,9 +32,11 @@ from poise.runtimes.tensors import item_bytes
 OnProgress = Callable[[float, float, str], None]
 """(share done, seconds left, what is being measured)."""
 
+Modes = tuple[ModeProfile, ...]
+
 WAY_FRAC = 0.08
 WAY_MOST_S = 3.0
-LATENCY_LEAST_FRAC = 0.3
+LATENCY_LEAST_FRAC = 0.5
 """Latencies get at least this share of the budget, even if all else has taken it."""
 
 
@@ -43,11 +45,14 @@ def measure_profile(
     *,
     budget_s: float = 60.0,
     threads: Sequence[int] = (1,),
+    known: Profile | None = None,
     on_progress: OnProgress = lambda done_frac, left_s, what: None,
 ) -> Profile:
     """Measure every variant of a service that is not emulated; the profiles of emulated ones are carried over.
 
-    ``budget_s`` is about how long it takes; latencies get what accuracy and loading leave of it.
+    ``budget_s`` is about how long it takes; latencies get what accuracy and loading leave of it, and half of it at
+    least. Accuracy takes as long as the validation data takes to answer: of the variants whose files and validation
+    data are those of the profile ``known``, it is taken from there.
 
     Raises:
         ConfigError: nothing to measure, no validation data to choose between modes by, or a service that cannot be
@@ -61,10 +66,11 @@ def measure_profile(
     progress = _Progress(budget_s, on_progress)
     runners = {name: _open(folder, name, threads[0]) for name in measured}
     items = _validation(folder)
-    modes = {name: _modes(folder, name, runners[name], items, progress) for name in measured}
+    hashes = folder.file_hashes()
+    modes = _accuracies(folder, measured, items, _known_modes(folder, hashes, known), progress)
     footprints: dict[str, Footprint] = {}
     for name in measured:
-        progress.tell(f"load time and memory of {name}")
+        progress.tell_before_latency(f"load time and memory of {name}")
         footprints[name] = measure_footprint(folder, name, threads=threads[0])
     way = {
         members: _way(folder, members, progress) for members in {_largest_set(folder, n) for n in measured}
@@ -84,7 +90,7 @@ def measure_profile(
     return Profile(
         format=1,
         service=service.service,
-        files=folder.file_hashes(),
+        files=hashes,
         device=machine,
         variants=tuple(variants[name] for name in service.variants),
     )
@@ -135,11 +141,14 @@ class _Progress:
     def left_s(self) -> float:
         return max(0.0, self._start + self.budget_s - time.perf_counter())
 
-    def tell(self, what: str, left_s: float | None = None) -> None:
+    def tell_before_latency(self, what: str, phase_left_s: float = 0.0) -> None:
+        """Report on a phase that latencies follow, with what they will take yet."""
+        after_s = max(self.left_s - phase_left_s, LATENCY_LEAST_FRAC * self.budget_s)
+        self.tell(what, phase_left_s + after_s)
+
+    def tell(self, what: str, left_s: float) -> None:
         """Report; the share done never falls, whatever turns out to be left."""
         spent = time.perf_counter() - self._start
-        if left_s is None:
-            left_s = max(self.left_s, LATENCY_LEAST_FRAC * self.budget_s)
         self._last = max(self._last, spent / max(spent + left_s, 1e-9))
         self._tell(min(self._last, 1.0), left_s, what)
 
@@ -156,28 +165,56 @@ def _validation(folder: ServiceFolder) -> LabelledItems | None:
     return load_labelled(folder.resolve(folder.service.validation, "validation"), folder.service)
 
 
-def _modes(
+def _accuracies(
     folder: ServiceFolder,
-    variant: str,
-    runner: StagedRunner,
+    measured: Sequence[str],
     items: LabelledItems | None,
+    known: Mapping[str, Modes],
     progress: _Progress,
-) -> tuple[ModeProfile, ...]:
-    """Measure the accuracy of each mode; where there is no validation data it is unknown, and counts as 0."""
+) -> dict[str, Modes]:
+    """Return the accuracy of each variant's modes; without validation data it is unknown, and counts as 0."""
     service = folder.service
     if items is None:
-        return tuple(
-            ModeProfile(modalities=names_of(label), accuracy=0.0) for label in mode_labels(service, variant)
+        return {
+            name: tuple(ModeProfile(modalities=names_of(s), accuracy=0.0) for s in mode_labels(service, name))
+            for name in measured
+        }
+    found = dict(known)
+    missing = [name for name in measured if name not in known]
+    if not missing:
+        return found
+    metric, independent = open_metric(folder), independent_items(folder, items)
+    start = time.perf_counter()
+    for at, name in enumerate(missing):
+
+        def on_batch(done: float, at: int = at, name: str = name) -> None:
+            share = (at + done) / len(missing)
+            left_s = (time.perf_counter() - start) * (1 - share) / share
+            progress.tell_before_latency(f"accuracy of {name}", left_s)
+
+        runner = open_staged(service, name, folder.resolve, threads=len(usable_cores()))
+        found[name] = measure_accuracy(
+            service, name, runner, items, metric, independent=independent, on_batch=on_batch
         )
-    return measure_accuracy(
-        service,
-        variant,
-        runner,
-        items,
-        open_metric(folder),
-        independent=independent_items(folder, items),
-        on_batch=lambda done_frac: progress.tell(f"accuracy of {variant}"),
-    )
+    return found
+
+
+def _known_modes(folder: ServiceFolder, hashes: Mapping[str, str], known: Profile | None) -> dict[str, Modes]:
+    """Return the modes of the variants that are, file by file and mode by mode, those of a profile."""
+    if known is None or known.service != folder.service.service or folder.service.validation is None:
+        return {}
+    modes: dict[str, Modes] = {}
+    for variant in known.variants:
+        declared = folder.service.variants.get(variant.name)
+        if declared is None or declared.runtime == "emulated":
+            continue
+        files = [*folder.model_files(declared).values(), folder.service.validation]
+        same_files = all(known.files.get(path) == hashes[path] for path in files)
+        by_label = {mode.label: mode for mode in variant.modes}
+        labels = mode_labels(folder.service, variant.name)
+        if same_files and by_label.keys() == set(labels):
+            modes[variant.name] = tuple(by_label[label] for label in labels)
+    return modes
 
 
 def _largest_set(folder: ServiceFolder, variant: str) -> tuple[str, ...]:
@@ -192,7 +229,7 @@ def _largest_set(folder: ServiceFolder, variant: str) -> tuple[str, ...]:
 
 
 def _way(folder: ServiceFolder, members: tuple[str, ...], progress: _Progress) -> list[LatencyPoint]:
-    progress.tell("the way to a worker")
+    progress.tell_before_latency("the way to a worker")
     budget_s = min(WAY_MOST_S, WAY_FRAC * progress.budget_s)
     return measure_way(folder, members, batch_sizes(folder.service.scheduler.max_batch), budget_s=budget_s)
 

@@ -1,10 +1,10 @@
 """How long things take, in a way that comes out the same again: what to run in which order, and which runs count.
 
-Calls come in chains, such as the stages of one batch, and a chain runs in its own order, first uncounted and then
-timed, so that each stage meets the caches that a batch like it leaves, as in a busy worker. Rounds visit all chains
-in a shuffled order, so that a machine that drifts does so for all of them alike. A run that did not have its core
-to itself is not counted and is run again. Rounds go on until the p95 of every call stands still, or the budget is
-spent.
+Rounds visit all calls in a shuffled order, so that a machine that drifts does so for all of them alike. A cheap call
+is run once uncounted before it is timed, since what other calls have left in the caches is what changes most from one
+profile to the next; in a worker that costs some 10 µs a stage, which large batches do not notice and batches of one
+do not have. A run that did not have its core to itself is not counted and is run again. Rounds go on until the p95 of
+every call stands still, or the budget is spent.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ import numpy as np
 from poise.domain.profile import LatencyPoint
 
 WARM_UP_RUNS = 3
+DEAR_S = 0.05
+"""A call of more than this is warm after one run."""
+BUSY_S = 0.5
+REST_S = 0.04
+"""The core is left to others for ``REST_S`` about every ``BUSY_S``: whoever keeps it to himself by priority has it
+taken from him for 5 % of each second, in the middle of a run."""
 LEAST_ROUNDS = 5
 """Rounds that are run whatever the budget."""
 STABLE_ROUNDS = 100
@@ -33,7 +39,7 @@ STABLE_S = 2e-6
 """A p95 stands still when the runs of the even rounds and those of the odd ones give it as close as either."""
 CHEAP_S = 0.002
 MOST_PASSES = 4
-"""A chain of less than ``CHEAP_S`` is timed as often at a visit as fits in it, up to this."""
+"""A call of less than ``CHEAP_S`` is timed as often at a visit as fits in it, up to this."""
 RETRIES = 2
 CONTAMINATED_FRAC = 0.25
 """A point of which more runs than this were disturbed, repetitions included, is marked as contaminated."""
@@ -58,6 +64,9 @@ class Stopwatch(Protocol):
     def time(self, call: Callable[[], object]) -> Run:
         """Run something and say how long it took, and whether something else disturbed it."""
 
+    def rest(self, seconds: float) -> None:
+        """Leave the core to others."""
+
 
 class CoreStopwatch:
     """Times runs on the calling thread, which is expected to be pinned to cores of its own.
@@ -73,6 +82,10 @@ class CoreStopwatch:
     def now_s(self) -> float:
         """Return the monotonic clock."""
         return time.perf_counter()
+
+    def rest(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
 
     def time(self, call: Callable[[], object]) -> Run:
         """Run something once; see ``Stopwatch``."""
@@ -122,29 +135,27 @@ class Timed(msgspec.Struct):
 
 
 def time_calls(
-    chains: Sequence[Sequence[Callable[[], object]]],
+    calls: Sequence[Callable[[], object]],
     stopwatch: Stopwatch,
     *,
     budget_s: float,
     generator: np.random.Generator,
     on_round: Callable[[float], None] = lambda done_frac: None,
-) -> list[list[Timed]]:
-    """Time each call of each chain many times, interleaved; the results are shaped as the chains.
+) -> list[Timed]:
+    """Time each call many times, interleaved; one result for each call.
 
     ``on_round`` is told, after every round, how much of the work is done, as a share.
     """
     start = stopwatch.now_s()
-    costs = [sum(_warm_up(call, stopwatch) for call in chain) for chain in chains]
-    passes = [int(np.clip(CHEAP_S / max(cost, 1e-9), 1, MOST_PASSES)) for cost in costs]
-    results = [[Timed() for _ in chain] for chain in chains]
-    everything = [result for chain in results for result in chain]
+    costs = [_warm_up(call, stopwatch) for call in calls]
+    results = [Timed() for _ in calls]
+    rested = stopwatch.now_s()
     for number in range(MOST_ROUNDS):
-        for at in generator.permutation(len(chains)):
-            for call in chains[at]:
-                stopwatch.time(call)
-            for _ in range(passes[at]):
-                for call, result in zip(chains[at], results[at], strict=True):
-                    _time_one(call, result, stopwatch, number)
+        for at in generator.permutation(len(calls)):
+            if stopwatch.now_s() - rested + costs[at] > BUSY_S:
+                stopwatch.rest(REST_S)
+                rested = stopwatch.now_s()
+            _visit(calls[at], costs[at], results[at], stopwatch, number)
         spent = stopwatch.now_s() - start
         done = max(spent / budget_s if budget_s > 0 else 1.0, (number + 1) / MOST_ROUNDS)
         on_round(min(done, 1.0))
@@ -152,7 +163,7 @@ def time_calls(
         one_more = spent / rounds
         if rounds >= LEAST_ROUNDS and spent + one_more > budget_s:
             break
-        if rounds >= STABLE_ROUNDS and rounds % CHECK_EVERY == 0 and all(r.is_stable() for r in everything):
+        if rounds >= STABLE_ROUNDS and rounds % CHECK_EVERY == 0 and all(r.is_stable() for r in results):
             break
     return results
 
@@ -173,8 +184,23 @@ def quiet_collector() -> Iterator[None]:
 
 
 def _warm_up(call: Callable[[], object], stopwatch: Stopwatch) -> float:
-    """Run a call a few times uncounted; return the least it took. Units: seconds."""
-    return min(stopwatch.time(call).wall_s for _ in range(WARM_UP_RUNS))
+    """Run a call a few times uncounted; return the least it took, in seconds."""
+    least = stopwatch.time(call).wall_s
+    for _ in range(WARM_UP_RUNS - 1):
+        if least > DEAR_S:
+            break
+        least = min(least, stopwatch.time(call).wall_s)
+    return least
+
+
+def _visit(
+    call: Callable[[], object], cost_s: float, result: Timed, stopwatch: Stopwatch, number: int
+) -> None:
+    """Time a call as often as a visit allows."""
+    if cost_s < CHEAP_S:
+        stopwatch.time(call)
+    for _ in range(int(np.clip(CHEAP_S / max(cost_s, 1e-9), 1, MOST_PASSES))):
+        _time_one(call, result, stopwatch, number)
 
 
 def _time_one(call: Callable[[], object], result: Timed, stopwatch: Stopwatch, number: int) -> None:

@@ -2,8 +2,9 @@
 
 An estimate. A real child process gets a batch's descriptor over a seqpacket socket pair, gathers the rows of the
 largest modality set out of shared memory, writes as many rows of outputs there, and replies: what a live worker
-does around a model, without the event loop of the front end and without other load. The rows are scattered, which
-is the dear case: consecutive rows are not copied at all.
+does around a model, without the event loop of the front end and without other load. Both ends share a core: between
+two, the time to wake the other one depends on whether that core has gone to sleep, and differs by a factor of two
+from one profile to the next. The rows are scattered, which is the dear case: consecutive rows are not copied at all.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ def measure_way(
     generator = np.random.default_rng(0)
     with first_in_line(), _child(folder, modalities, 2 * max(batches)) as link:
         rows = [generator.permutation(2 * max(batches))[:batch].tolist() for batch in batches]
-        chains = [[_exchange(link, mine)] for mine in rows]
-        with pinned(usable_cores()[:1]), quiet_collector():  # not the child's core, where there are two
-            timed = time_calls(chains, CoreStopwatch(waits=True), budget_s=budget_s, generator=generator)
+        calls = [_exchange(link, mine) for mine in rows]
+        with pinned(usable_cores()[-1:]), quiet_collector():
+            timed = time_calls(calls, CoreStopwatch(waits=True), budget_s=budget_s, generator=generator)
     return [
         result.summary(batch=batch, threads=1, busy_cores=1)
-        for batch, (result,) in zip(batches, timed, strict=True)
+        for batch, result in zip(batches, timed, strict=True)
     ]
 
 

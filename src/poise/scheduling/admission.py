@@ -87,10 +87,10 @@ class Admission:
         ahead = queue.items * at // len(queue) if at else 0
         last_s = costs.last_batch_s(job.available, floor, job.items, ahead)
         capacity = sum(1.0 / worker.calibration.factor for worker in workers)
-        free = [(max(worker.free_at_s, now_s), worker.calibration.factor) for worker in workers]
-        first_free_s = min(free_s + last_s * factor for free_s, factor in free)
-        if first_free_s + ahead_s / capacity > job.deadline_s:
+        done_s = min(max(w.free_at_s, now_s) + w.calibration.real_s(last_s) for w in workers)
+        if done_s + ahead_s / capacity > job.deadline_s:
             return False
+        free = [(max(worker.free_at_s, now_s), worker.calibration.factor) for worker in workers]
         room = sum(max(0.0, job.deadline_s - free_s) / factor for free_s, factor in free)
         if ahead_s + entry.work_s > room:
             return False

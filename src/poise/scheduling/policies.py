@@ -110,7 +110,7 @@ class Poise:
     ) -> _Candidate | None:
         items = sum(count for _, count in jobs)
         share_s = limits.share_s(items)
-        affordable_s = min(share_s + view.saved_s, limits.cap_s)
+        affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
         demands = demands_of(view, plans, jobs, self.reach, ignore_soft=ignore_soft)
         planned = compose(plans, demands, min(limits.hard_s(jobs), affordable_s))
         if planned is None or planned.latency_s > limits.first_s:
@@ -122,7 +122,9 @@ class Poise:
             first = view.queue.entries[0]
             owed = sum(entry.floor * count for entry, count in jobs) - planned.accuracy_sum
             price_s = view.costs.accuracy_price_s(first.job.available, first.floor)
-            efficiency = -math.log(max((planned.latency_s + price_s * owed) / items, 1e-9))
+            efficiency = -math.log(
+                max((planned.latency_s + limits.overhead_s + price_s * owed) / items, 1e-9)
+            )
             score = (
                 float(planned.latency_s <= limits.cap_s),
                 float(int(efficiency / EFFICIENT)),
@@ -161,6 +163,7 @@ class _Limits:
     def __init__(self, view: DispatchView) -> None:
         now_s, queue = view.now_s, view.queue
         factor = view.worker.calibration.factor
+        self.overhead_s = view.worker.calibration.overhead_s / factor
         self.first_s = _time_to_first_deadline(view)
         self.cap_s = CAP_OF_SLO * view.shortest_slo_s / factor
         capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
@@ -184,7 +187,9 @@ class _Limits:
         if count < entry.waiting_items:
             whole -= 1
             work = entry.work_s * count / entry.waiting_items
-        return min(self.first_s, float(self._least_slack[whole] + self._work_before[whole] + work))
+        return min(
+            self.first_s, float(self._least_slack[whole] + self._work_before[whole] + work) - self.overhead_s
+        )
 
     def share_s(self, items: int) -> float:
         """The part of the capacity within the horizon that belongs to so many items."""
@@ -193,11 +198,11 @@ class _Limits:
     def saved_after_s(self, share_s: float, used_s: float) -> float:
         """What is left of the shares after a batch, within a quarter of the horizon either way."""
         limit = self._horizon_s / 4
-        return min(limit, max(-limit, self._saved_s + share_s - used_s))
+        return min(limit, max(-limit, self._saved_s + share_s - used_s - self.overhead_s))
 
 
 def _time_to_first_deadline(view: DispatchView) -> float:
-    return (view.queue.entries[0].job.deadline_s - view.now_s) / view.worker.calibration.factor
+    return view.worker.calibration.profile_s(view.queue.entries[0].job.deadline_s - view.now_s)
 
 
 def _prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[list[tuple[Waiting, int]]]:

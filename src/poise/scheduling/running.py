@@ -31,13 +31,13 @@ class RunningBatch:
         self._net: dict[str, float] = {}
         self._paid = False
 
-    @property
-    def median_s(self) -> float:
-        """What the profile's medians say it takes. Units: seconds."""
+    def predicted(self) -> tuple[float, float]:
+        """What the profile's medians say of its stages, and of the way to the worker and back. Units: seconds."""
         counts = [0] * len(self.plans.model.sets)
         for part in self.parts:
             counts[self.plans.position[part.modalities]] += part.items
-        return self.plans.median.latency_s(counts)
+        stages_s = self.plans.median_stages.latency_s(counts)
+        return stages_s, self.plans.median.latency_s(counts) - stages_s
 
     def add(self, part: RunningPart) -> None:
         """Add a part that was just taken from its job."""

@@ -8,7 +8,7 @@ so that a driver may free its tensors then.
 from __future__ import annotations
 
 from poise.domain.job import Job, RefusalReason
-from poise.domain.profile import Profile
+from poise.domain.profile import WAY_STAGE, Profile
 from poise.domain.service import Device, Service
 from poise.errors import InternalError
 from poise.planning.service_model import ServiceModel
@@ -219,7 +219,14 @@ class Scheduler:
     def _done(self, event: BatchDone) -> None:
         batch = self._finished(event.batch_id, event.worker_id, event)
         if self.service.scheduler.calibrate:
-            self.workers[event.worker_id].calibration.observe(event.run_s, batch.median_s)
+            stages_s, way_s = batch.predicted()
+            measured = [time_s for name, time_s in event.stage_s if name != WAY_STAGE]
+            self.workers[event.worker_id].calibration.observe(
+                run_s=event.run_s,
+                stages_s=sum(measured) if measured else max(0.0, event.run_s - way_s),
+                predicted_s=stages_s,
+                way_s=way_s,
+            )
         batch.bank_gains(self.balances)
         for entry in batch.complete():
             self._settle(entry)
@@ -289,7 +296,7 @@ class Scheduler:
             self.queue.taken(entry, total)
         if self.service.guarantee.scope == "class":
             batch.spend_debts(self.balances)
-        expected_s = choice.latency_s * worker.calibration.factor
+        expected_s = worker.calibration.real_s(choice.latency_s)
         batch_id, self._next_batch = self._next_batch, self._next_batch + 1
         self.batches[batch_id] = batch
         worker.batch_id = batch_id

@@ -11,7 +11,7 @@ import numpy as np
 from poise.domain.job import RefusalReason
 from poise.scheduling.commands import Answer
 from poise.serving.arena import Array
-from poise.serving.codec import InferRequest
+from poise.serving.codec import ReplyTerms
 from poise.serving.wire import VERSION, ServiceWire
 
 _encoder = msgspec.json.Encoder()
@@ -29,7 +29,7 @@ class NotFiniteError(Exception):
 
 
 def encode_answer(
-    request: InferRequest,
+    terms: ReplyTerms,
     answer: Answer,
     outputs: Mapping[str, Array],
     wire: ServiceWire,
@@ -42,7 +42,7 @@ def encode_answer(
     """
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for name, as_binary in request.outputs:
+    for name, as_binary in terms.outputs:
         array = outputs[name]
         tensor: dict[str, Any] = {
             "name": name,
@@ -59,8 +59,8 @@ def encode_answer(
             tensor["data"] = array.ravel().tolist()
         described.append(tensor)
     header: dict[str, Any] = {"model_name": wire.name, "model_version": VERSION}
-    if request.id is not None:
-        header["id"] = request.id
+    if terms.id is not None:
+        header["id"] = terms.id
     header["parameters"] = _parameters(answer, label)
     header["outputs"] = described
     text = _encoder.encode(header)

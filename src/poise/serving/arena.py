@@ -107,6 +107,10 @@ class Arena:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return cls(layout, fd)
 
+    def close(self) -> None:
+        """Close the file; the memory goes when the last array over it does."""
+        os.close(self.fd)
+
     def _view(self, place: TensorPlace) -> Array:
         array: NDArray[Any] = np.ndarray(
             (self.layout.capacity, *place.shape), NUMPY_TYPE[place.datatype], self._memory, place.offset

@@ -11,8 +11,9 @@ import poise
 from poise.errors import MalformedRequestError, NotFoundError, NotReadyError, RequestError, TooLargeError
 from poise.serving import status
 from poise.serving.answers import NotFiniteError, encode_answer, encode_error, encode_json
-from poise.serving.cell import Cell, Outcome, PendingJob, Refused
-from poise.serving.codec import InferRequest, decode_infer, shown
+from poise.serving.cell import Cell
+from poise.serving.codec import ReplyTerms, decode_infer, shown
+from poise.serving.jobs import Outcome, PendingJob, Refused
 from poise.serving.wire import VERSION, metadata
 
 Scope = MutableMapping[str, Any]
@@ -135,17 +136,13 @@ class App:
         length, header_length = _lengths(scope["headers"])
         if length is not None and length > self._max_body_bytes:
             raise self._too_large(length)
-        body = await self._body(receive)
-        request = decode_infer(body, header_length, self._cell.wire)
-        pending = self._cell.admit(request)
-        if isinstance(pending, Refused):
-            return _refusal(pending, request)
-        outcome = await self._outcome(pending, receive)
+        pending, terms = self._admit(await self._body(receive), header_length)
+        outcome = pending if isinstance(pending, Refused) else await self._outcome(pending, receive)
         if isinstance(outcome, Refused):
-            return _refusal(outcome, request)
+            return _refusal(outcome, terms)
         try:
             body, json_length = encode_answer(
-                request, outcome.answer, outcome.outputs, self._cell.wire, self._cell.label
+                terms, outcome.answer, outcome.outputs, self._cell.wire, self._cell.label
             )
         except NotFiniteError as error:
             return _error(status.HTTP_OF_REASON[error.reason], str(error))
@@ -154,6 +151,11 @@ class App:
         return Reply(
             status.OK, body, [_BINARY, (b"inference-header-content-length", str(json_length).encode())]
         )
+
+    def _admit(self, body: bytes, header_length: int | None) -> tuple[PendingJob | Refused, ReplyTerms]:
+        """Take a job in. A function of its own so that a waiting job holds nothing of its body any more."""
+        request = decode_infer(body, header_length, self._cell.wire)
+        return self._cell.admit(request), request.reply
 
     async def _body(self, receive: Receive) -> bytes:
         chunks: list[bytes] = []
@@ -223,8 +225,8 @@ def _number(value: bytes, header: str) -> int:
     return int(value)
 
 
-def _refusal(refused: Refused, request: InferRequest) -> Reply:
-    code = status.status_of_refusal(refused.reason, own_terms=request.own_terms)
+def _refusal(refused: Refused, terms: ReplyTerms) -> Reply:
+    code = status.status_of_refusal(refused.reason, own_terms=terms.own_terms)
     return _error(code, status.words_of_refusal(refused.reason, refused.detail))
 
 

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping
 
 import msgspec
 
@@ -35,6 +34,7 @@ from poise.scheduling.scheduler import Scheduler
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, Array, RowAllocator, plan_layout
 from poise.serving.codec import InferRequest, InferTensor
 from poise.serving.cores import usable_cores
+from poise.serving.jobs import Answered, Outcome, PendingJob, Refused
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellGauges, CellMetrics
 from poise.serving.pool import WorkerPool
@@ -48,35 +48,6 @@ HUNG_AFTER_EXPECTED = 20.0
 HUNG_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
-
-
-class Answered(msgspec.Struct, frozen=True):
-    """A job's answer. Shapes: ``outputs[name]`` is [items, *shape], the job's own copy."""
-
-    answer: Answer
-    outputs: Mapping[str, Array]
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """A job that got no answer."""
-
-    reason: RefusalReason
-    detail: str
-
-
-Outcome = Answered | Refused
-
-
-class PendingJob:
-    """A job between its arrival and its outcome; the cell owns its rows."""
-
-    __slots__ = ("first_row", "job", "outcome", "settled")
-
-    def __init__(self, job: Job, first_row: int, outcome: asyncio.Future[Outcome]) -> None:
-        self.job = job
-        self.first_row = first_row
-        self.outcome = outcome
-        self.settled = False
 
 
 class _Dispatched(msgspec.Struct, frozen=True):
@@ -175,6 +146,7 @@ class Cell:
         for pending in waiting:
             self._settle(pending, Refused(RefusalReason.DRAINING, "the server has stopped"))
         await self._pool.stop(at_once=bool(waiting))
+        self._arena.close()
         if self._recorder is not None:
             self._recorder.close()
 

@@ -72,24 +72,32 @@ class InferTensor(msgspec.Struct, frozen=True):
     array: Array
 
 
-class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that can be answered as it stands.
+class ReplyTerms(msgspec.Struct, frozen=True):
+    """What a reply needs to know of its request; kept while the job waits, when the tensors are in the arena.
 
-    Units: ``deadline_s`` is relative to arrival, in seconds. ``outputs`` pairs names with whether they go out in
-    binary form. ``own_terms``: the request asked for its own floor or left modalities out, so a floor that
-    cannot be reached is the client's doing.
+    ``outputs`` pairs names with whether they go out in binary form. ``own_terms``: the request asked for its own
+    floor or left modalities out, so a floor that cannot be reached is the client's doing.
     """
 
     id: str | None
+    outputs: tuple[tuple[str, bool], ...]
+    own_terms: bool
+
+
+class InferRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that can be answered as it stands.
+
+    Units: ``deadline_s`` is relative to arrival, in seconds.
+    """
+
     items: int
     available: int
     tensors: tuple[InferTensor, ...]
-    outputs: tuple[tuple[str, bool], ...]
     slo_class: str
     deadline_s: float
     accuracy_floor: float
     priority: int
-    own_terms: bool
+    reply: ReplyTerms
 
 
 def decode_infer(body: Body, header_length: int | None, wire: ServiceWire) -> InferRequest:
@@ -119,18 +127,17 @@ def decode_infer(body: Body, header_length: int | None, wire: ServiceWire) -> In
         raise MalformedRequestError(
             f"parameter poise_class: got {shown(name)}, expected {one_of(wire.classes)}"
         )
+    own_terms = parameters.poise_accuracy_floor is not None or available != wire.all_modalities
     return InferRequest(
-        id=request.id,
         items=items,
         available=available,
         tensors=tensors,
-        outputs=_outputs(request.outputs, parameters.binary_data_output, wire),
         slo_class=name,
         deadline_s=_deadline_s(parameters, slo_class),
         accuracy_floor=_floor(parameters, slo_class),
         priority=_priority(parameters),
-        own_terms=(
-            parameters.poise_accuracy_floor is not None or available != (1 << len(wire.modalities)) - 1
+        reply=ReplyTerms(
+            request.id, _outputs(request.outputs, parameters.binary_data_output, wire), own_terms
         ),
     )
 

@@ -57,6 +57,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",  # nothing is imported from wherever the server was started
                     "-m",
                     "poise.serving.worker",
                     *(str(fd) for fd in fds),
@@ -64,7 +65,7 @@ class WorkerProcess:
                 ],
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=2,  # stdout is for what the command prints
             )
         except BaseException:
             self._control.close()

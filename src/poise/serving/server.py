@@ -7,7 +7,6 @@ import contextlib
 import gc
 import ipaddress
 import logging
-import math
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,10 @@ from poise.serving.cell import Cell
 from poise.serving.recording import Recorder
 
 BACKLOG = 2048
+KEEP_ALIVE_S = 75
+"""An idle connection is kept this long: longer than most clients keep theirs, so that they are the ones to close."""
+TAKE_LIMIT_S = 5
+"""How long clients may take to read their answers once all jobs have one and the server ends."""
 GC_THRESHOLDS = (20_000, 50, 20)
 """Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
 
@@ -123,7 +126,7 @@ async def _serve(
         header = LogHeader(poise=poise.__version__, service=folder.service, profile=profile, policy=policy)
         recorder = Recorder(settings.record, header)
     cell = Cell(folder, profile, policy=settings.policy, arena_bytes=settings.arena_bytes, recorder=recorder)
-    http = _HttpServer(_http_config(App(cell, settings.max_body_bytes), settings))
+    http = _HttpServer(_http_config(App(cell, settings.max_body_bytes)))
     signals = _Signals()
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
@@ -135,7 +138,7 @@ async def _serve(
         signals.close()
 
 
-def _http_config(app: App, settings: ServerSettings) -> uvicorn.Config:
+def _http_config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
@@ -147,7 +150,8 @@ def _http_config(app: App, settings: ServerSettings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, math.ceil(settings.grace_s)),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=TAKE_LIMIT_S,
     )
 
 

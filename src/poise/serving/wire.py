@@ -54,6 +54,7 @@ class ServiceWire(msgspec.Struct, frozen=True):
     classes: dict[str, SLOClass]
     default_class: str
     max_items: int
+    all_modalities: int
 
 
 def wire_of(service: Service, max_items: int) -> ServiceWire:
@@ -73,6 +74,7 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
         classes=service.classes,
         default_class=service.default_class,
         max_items=max_items,
+        all_modalities=service.modality_index.all,
     )
 
 

@@ -1,1 +1,1 @@
-"""Floor 4: drives the scheduler in virtual time."""
+"""Floor 4: the scheduler in virtual time: event heap, service times, faults, replay, highest load."""

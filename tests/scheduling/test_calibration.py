@@ -1,0 +1,65 @@
+"""Factor and overhead by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from poise.scheduling.calibration import ENOUGH, LIMIT, Calibration
+
+
+def feed(
+    calibration: Calibration, times: int, *, predicted_s: float, factor: float, overhead_s: float
+) -> None:
+    for _ in range(times):
+        stages_s = predicted_s * factor
+        calibration.observe(
+            run_s=stages_s + 0.0001 + overhead_s, stages_s=stages_s, predicted_s=predicted_s, way_s=0.0001
+        )
+
+
+def test_nothing_is_said_before_enough_batches() -> None:
+    calibration = Calibration()
+    feed(calibration, ENOUGH - 1, predicted_s=0.01, factor=2.0, overhead_s=0.001)
+    assert (calibration.factor, calibration.overhead_s) == (1.0, 0.0)
+    feed(calibration, 1, predicted_s=0.01, factor=2.0, overhead_s=0.001)
+    assert calibration.factor == pytest.approx(2.0)
+    assert calibration.overhead_s == pytest.approx(0.001)
+    assert calibration.profile_s(calibration.real_s(0.3)) == pytest.approx(0.3)
+
+
+def test_the_overhead_of_tiny_batches_is_no_factor() -> None:
+    """Half a millisecond on top of 0.1 ms batches must not make 10 ms batches look six times as long."""
+    calibration = Calibration()
+    feed(calibration, 50, predicted_s=0.0001, factor=1.0, overhead_s=0.0005)
+    assert calibration.factor == pytest.approx(1.0)
+    assert calibration.real_s(0.010) == pytest.approx(0.0105)
+
+
+def test_large_batches_speak_for_large_batches() -> None:
+    calibration = Calibration()
+    feed(calibration, 28, predicted_s=0.0001, factor=3.0, overhead_s=0.0)
+    feed(calibration, 4, predicted_s=0.010, factor=1.1, overhead_s=0.0)
+    assert calibration.factor == pytest.approx(1.1)
+
+
+def test_outliers_and_nonsense_are_ignored() -> None:
+    calibration = Calibration()
+    feed(calibration, 20, predicted_s=0.01, factor=1.0, overhead_s=0.0)
+    feed(calibration, 12, predicted_s=0.01, factor=40.0, overhead_s=1.0)
+    for run_s, stages_s, predicted_s in (
+        (-1.0, 0.0, 0.01),
+        (0.1, 0.2, 0.01),
+        (float("nan"), 0.1, 0.01),
+        (1.0, 0.5, 0.0),
+    ):
+        calibration.observe(run_s=run_s, stages_s=stages_s, predicted_s=predicted_s, way_s=0.0)
+    assert calibration.factor == pytest.approx(1.0)
+    assert calibration.overhead_s == pytest.approx(0.0)
+
+
+def test_the_factor_is_bounded_and_recovers() -> None:
+    calibration = Calibration()
+    feed(calibration, 40, predicted_s=0.01, factor=100.0, overhead_s=0.0)
+    assert calibration.factor == LIMIT
+    feed(calibration, 40, predicted_s=0.01, factor=1.0, overhead_s=0.0)
+    assert calibration.factor == pytest.approx(1.0)
