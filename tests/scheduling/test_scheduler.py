@@ -265,3 +265,20 @@ def test_a_slow_worker_is_noticed_and_its_deadlines_hold_again(hand) -> None:
     assert h.scheduler.workers[0].calibration.overhead_s == pytest.approx(0.0)
     # 20 ms were enough for both modalities by the profile; not on this worker.
     assert run_of(h.arrive(99, now, within_s=0.020)).parts[0].modalities == CHEAP
+
+
+def test_a_floor_at_the_very_highest_accuracy_is_served(hand) -> None:
+    h = hand(guarantee={"scope": "job"})
+    assert run_of(h.arrive(1, 0.0, floor=0.96)).parts[0].modalities == BOTH
+    assert refusal(h.arrive(2, 0.0, floor=0.9601)[0]).reason is RefusalReason.FLOOR_UNREACHABLE
+
+
+def test_clients_floors_do_not_fill_the_caches(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 1000, "accuracy_floor": 0.6}})
+    sizes = []
+    for job in range(400):
+        batch = run_of(h.arrive(job, job * 0.02, floor=0.6 + job * 1e-7))
+        h.finish(batch.batch_id, job * 0.02 + batch.expected_s)
+        costs = h.scheduler._costs
+        sizes.append(len(costs._rate) + len(costs._batch) + len(costs._price))
+    assert sizes[-1] == sizes[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 from poise.domain.profile import WAY_STAGE, LatencyStatistic, Profile
 from poise.domain.service import Device, Service
@@ -38,18 +39,20 @@ class VariantPlans:
         """Measured mean accuracy by position in ``model.sets`` (``model.accuracy`` is what is promised)."""
         self.position = {mask: s for s, mask in enumerate(model.sets)}
         self._frontiers: dict[int, tuple[Frontier, ...]] = {}
-        self._allowed: dict[tuple[int, float], int] = {}
+        self._allowed: dict[tuple[int, int], int] = {}
+        self._sorted_accuracy = sorted(model.accuracy)
 
     def allowed(self, available: int, least_accuracy: float = 0.0) -> int:
         """Return the key of the sets within the available modalities with at least some accuracy each."""
-        key = (available, least_accuracy)
-        found = self._allowed.get(key)
+        # Kept by how many sets are accurate enough, not by the number itself, which may be any client's.
+        worse = bisect_left(self._sorted_accuracy, least_accuracy - FLOOR_TOLERANCE)
+        found = self._allowed.get((available, worse))
         if found is None:
             found = 0
             for s, (mask, accuracy) in enumerate(zip(self.model.sets, self.model.accuracy, strict=True)):
                 if mask & ~available == 0 and accuracy >= least_accuracy - FLOOR_TOLERANCE:
                     found |= 1 << s
-            self._allowed[key] = found
+            self._allowed[available, worse] = found
         return found
 
     def best_only(self, available: int) -> int:
@@ -128,7 +131,8 @@ class ServiceModel:
                 median_stages=model("p50", WAY_STAGE),
                 expected=tuple(expected[m] for m in planned.sets),
             )
-            plans.frontier((1 << len(planned.sets)) - 1, planned.max_batch)
+            for available in self._worked_out_at_once():
+                plans.frontier(plans.allowed(available), planned.max_batch)
         except ValueError as error:
             raise ConfigError(
                 f"variant {variant!r}: {error}",
@@ -137,3 +141,10 @@ class ServiceModel:
                 expected=f"points for threads {threads} on {device}: profile again",
             ) from None
         return plans
+
+    def _worked_out_at_once(self) -> tuple[int, ...]:
+        """Availabilities whose frontiers are made with the plans, so that no first job waits for them.
+
+        With four modalities or more only the whole set: each table takes a second or so.
+        """
+        return self.index.every_set() if len(self.index.names) < 4 else (self.index.all,)

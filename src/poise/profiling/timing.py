@@ -1,10 +1,10 @@
 """How long things take, in a way that comes out the same again: what to run in which order, and which runs count.
 
 Rounds visit all calls in a shuffled order, so that a machine that drifts does so for all of them alike. A cheap call
-is run once uncounted before it is timed, since what other calls have left in the caches is what changes most from one
-profile to the next; in a worker that costs some 10 µs a stage, which large batches do not notice and batches of one
-do not have. A run that did not have its core to itself is not counted and is run again. Rounds go on until the p95 of
-every call stands still, or the budget is spent.
+is run once uncounted and then timed some times, since what other calls have left in the caches is what changes most
+from one profile to the next; in a worker that costs some 10 µs a stage, which large batches do not notice and batches
+of one do not have. A run that did not have its core to itself is not counted and is run again. Rounds go on until the
+p95 of every call stands still, or the budget is spent.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ STABLE_FRAC = 0.03
 STABLE_S = 2e-6
 """A p95 stands still when the runs of the even rounds and those of the odd ones give it as close as either."""
 CHEAP_S = 0.002
-MOST_PASSES = 4
-"""A call of less than ``CHEAP_S`` is timed as often at a visit as fits in it, up to this."""
+MOST_PASSES = 16
+"""A call is timed as often at a visit as fits in ``CHEAP_S``, or in what a call takes on average if that is more, up
+to this: a p99 wants hundreds of runs, and beside dear calls they cost nothing."""
 RETRIES = 2
 CONTAMINATED_FRAC = 0.25
 """A point of which more runs than this were disturbed, repetitions included, is marked as contaminated."""
@@ -148,6 +149,8 @@ def time_calls(
     """
     start = stopwatch.now_s()
     costs = [_warm_up(call, stopwatch) for call in calls]
+    room_s = max(CHEAP_S, sum(costs) / max(len(costs), 1))
+    passes = [int(np.clip(room_s / max(cost, 1e-9), 1, MOST_PASSES)) for cost in costs]
     results = [Timed() for _ in calls]
     rested = stopwatch.now_s()
     for number in range(MOST_ROUNDS):
@@ -155,7 +158,10 @@ def time_calls(
             if stopwatch.now_s() - rested + costs[at] > BUSY_S:
                 stopwatch.rest(REST_S)
                 rested = stopwatch.now_s()
-            _visit(calls[at], costs[at], results[at], stopwatch, number)
+            if passes[at] > 1:
+                stopwatch.time(calls[at])
+            for _ in range(passes[at]):
+                _time_one(calls[at], results[at], stopwatch, number)
         spent = stopwatch.now_s() - start
         done = max(spent / budget_s if budget_s > 0 else 1.0, (number + 1) / MOST_ROUNDS)
         on_round(min(done, 1.0))
@@ -191,16 +197,6 @@ def _warm_up(call: Callable[[], object], stopwatch: Stopwatch) -> float:
             break
         least = min(least, stopwatch.time(call).wall_s)
     return least
-
-
-def _visit(
-    call: Callable[[], object], cost_s: float, result: Timed, stopwatch: Stopwatch, number: int
-) -> None:
-    """Time a call as often as a visit allows."""
-    if cost_s < CHEAP_S:
-        stopwatch.time(call)
-    for _ in range(int(np.clip(CHEAP_S / max(cost_s, 1e-9), 1, MOST_PASSES))):
-        _time_one(call, result, stopwatch, number)
 
 
 def _time_one(call: Callable[[], object], result: Timed, stopwatch: Stopwatch, number: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from poise.planning.service_model import VariantPlans
 
 PRICE_STEP = 0.02
+FLOOR_STEPS = 1000
 LAST_BATCHES = 1.5
 """How many efficient batches' time is kept free before the deadline of a job behind a queue."""
 EFFICIENT = 0.05
@@ -37,6 +38,7 @@ class LeastCosts:
         return self._efficient(available, floor)[1]
 
     def _efficient(self, available: int, floor: float) -> tuple[float, int]:
+        floor = _stepped(floor)
         key = (available, floor)
         found = self._rate.get(key)
         if found is None:
@@ -52,6 +54,7 @@ class LeastCosts:
 
         The slope of the least time over the floor: it makes batches that spend or earn credit comparable.
         """
+        floor = _stepped(floor)
         key = (available, floor)
         found = self._price.get(key)
         if found is None:
@@ -89,14 +92,24 @@ class LeastCosts:
         return total + (whole * self._cheapest_s(available, floor, largest) if whole else 0.0)
 
     def _cheapest_s(self, available: int, floor: float, batch: int) -> float:
+        floor = _stepped(floor)
         key = (available, floor, batch)
         found = self._batch.get(key)
         if found is None:
             found = math.inf
             for plans in self._plans:
                 frontier = plans.frontier(self._reach(plans, available), batch)
-                point = None if frontier is None else frontier.cheapest_at(floor)
-                if frontier is not None and point is not None:
+                if frontier is None or not len(frontier):
+                    continue
+                point = frontier.cheapest_at(floor)
+                if point is None and frontier.accuracy[-1] >= floor - 1 / FLOOR_STEPS:
+                    point = -1  # the highest there is: only the step lies above it
+                if point is not None:
                     found = min(found, frontier.latency_s[point])
             self._batch[key] = found
         return found
+
+
+def _stepped(floor: float) -> float:
+    """Return the floor a thousandth at most above, on a grid: floors may be any client's, the caches may not grow."""
+    return math.ceil(floor * FLOOR_STEPS - 1e-6) / FLOOR_STEPS
