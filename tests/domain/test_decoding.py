@@ -41,7 +41,7 @@ def test_the_tiny_service_decodes():
     [
         ("weight: 2", "wieght: 2", "classes.interactive.wieght", "unknown field 'wieght', expected one of latency_"),
         ("test: test.npz", "tset: test.npz", "tset", "unknown field 'tset', expected one of format, service,"),
-        ("runtime: onnx", "runtime: onx", "variants.late.runtime", "'onx'"),
+        ("runtime: onnx", "runtime: onx", "variants.late.runtime", "got 'onx', expected one of emulated, onnx,"),
         ("runtime: onnx", "runtime: no", "variants.late.runtime", "'no'"),  # a word, as in YAML 1.2
         ("cores: 2", "cores: two", "budget.cores", "expected a whole number, got text"),
         ("max_batch: 8", "max_batch: 0", "scheduler", "got max_batch 0, expected a whole number of at least 1"),
@@ -86,15 +86,19 @@ def test_a_duplicate_key_names_the_line_of_the_second(old, new, key):
         ("budget: {", "budget: {x: [}", "not YAML"),
         ("image+sound:", "image+smell:", "modality set 'image+smell' names ['smell'], expected some of"),
         ("sound: late/sound.onnx, ", "", "expected one for each of ['image', 'sound', 'word']"),
-        ("  sound: {inputs", "  mask: {inputs", "got modality 'mask', expected"),
-        ("{letters:", "{wave:", "input 'wave' stands in modalities 'sound' and 'word', expected one"),
-        ("service: tiny", "service: ti ny", "got service 'ti ny', expected 1 to 64 of"),
-        ("format: 1\n", "", "missing required field `format`"),
+        ("  sound: {inputs", "  mask: {inputs", "service.yaml:4: modalities: got name 'mask', expected"),
+        (
+            "{letters:",
+            "{wave:",
+            "service.yaml:7: modalities.word: input 'wave' stands in modality 'sound' too, expected one",
+        ),
+        ("service: tiny", "service: ti ny", "service.yaml:3: service: got 'ti ny', expected 1 to 64 of"),
+        ("format: 1\n", "", "missing field 'format', expected it to be given"),
         ("format: 1\n", "format: 2\n", "2"),
         (
             "validation: ",
             "metric: top5\nvalidation: ",
-            "got metric 'top5', expected top1 or python:module:function",
+            "metric: got 'top5', expected top1 or python:module:function",
         ),
     ],
 )
@@ -114,6 +118,11 @@ def test_a_wrong_whole(old, new, words):
         ("- " * 40 + "x", "nested deeper than 32 levels"),
         ("{" * 100, "not YAML"),
         ("\0", "not YAML"),
+        (
+            "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+            "more than 1000000 values",
+        ),
     ],
 )
 def test_what_is_no_service_at_all(text, words):

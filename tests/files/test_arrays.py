@@ -69,8 +69,6 @@ def test_objects_are_never_unpickled(tiny, arrays):
     assert refusal(tiny, arrays | {"label": label}).startswith("validation.npz: not an npz of plain arrays: ")
 
 
-# numpy leaves a file that is no archive after all to the collector to close
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("content", [b"", b"not an npz", None])
 def test_a_corrupt_file(tiny, content):
     file = tiny.root / "validation.npz"

@@ -62,11 +62,10 @@ def draw_frontiers(
         axes.axhline(floor, color="#999999", linewidth=1)
         axes.annotate(
             f"accuracy floor {floor:g}",
-            (1, floor),
+            (0, floor),
             xycoords=("axes fraction", "data"),
-            xytext=(-4, -11),
+            xytext=(4, 4),
             textcoords="offset points",
-            ha="right",
             fontsize=8,
             color="#666666",
         )

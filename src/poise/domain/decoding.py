@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 _SEGMENT = re.compile(r"\.([^.\[]+)|\[(\d+)\]|(\[\.\.\.\])")
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_NAMED = re.compile(r"(?P<field>(?:[a-z_]+\.)*[A-Za-z0-9_]+): (?P<rest>.*)", re.DOTALL)
 MAX_DEPTH = 32
+MAX_NODES = 1_000_000
+"""Mappings, lists and values of a document, aliases counted as often as they are used."""
 
 
 def decode_yaml(text: str, type_: type[T], source: str) -> T:
@@ -48,7 +51,7 @@ def decode_yaml(text: str, type_: type[T], source: str) -> T:
         raise ConfigError(f"not YAML: {problem}", file=source, line=line) from None
     except (YAMLError, ValueError, RecursionError, NotImplementedError) as error:
         raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", file=source) from None
-    return convert(_plain(tree, source), type_, source, lines=tree)
+    return convert(_plain(tree, source, [MAX_NODES]), type_, source, lines=tree)
 
 
 def decode_json(data: bytes | str, type_: type[T], source: str) -> T:
@@ -78,17 +81,23 @@ def convert(tree: Any, type_: type[T], source: str, *, lines: Any = None) -> T:
         match = _AT.match(str(error))
         what, path = (match["what"], match["path"] or "") if match else (str(error), "")
         keys = _locate(tree, msgspec.inspect.type_info(type_), path)
+        named = _NAMED.match(what)  # a check of the whole says itself which field it means
+        if named:
+            keys, what = [*keys, *named["field"].split(".")], named["rest"]
         unknown = re.search(r"unknown field `([^`]+)`", what)
+        missing = re.search(r"missing required field `([^`]+)`", what)
+        expected = None
         if unknown:
+            known = _fields_of(_type_at(type_, keys))
             keys = [*keys, unknown[1]]
-            what = f"unknown field {unknown[1]!r}"
-            expected = (
-                "one of " + ", ".join(_fields_at(type_, tree, keys[:-1]))
-                if _fields_at(type_, tree, keys[:-1])
-                else None
-            )
-        else:
-            expected = None
+            what, expected = f"unknown field {unknown[1]!r}", "one of " + ", ".join(known) if known else None
+        elif missing:
+            what, expected = f"missing field {missing[1]!r}", "it to be given"
+        elif what.startswith("Invalid enum value"):
+            choices = _type_at(type_, keys)
+            if isinstance(choices, msgspec.inspect.LiteralType):
+                what = "got " + what.removeprefix("Invalid enum value ")
+                expected = "one of " + ", ".join(str(value) for value in choices.values)
         raise ConfigError(
             _plain_words(what),
             file=source,
@@ -98,16 +107,19 @@ def convert(tree: Any, type_: type[T], source: str, *, lines: Any = None) -> T:
         ) from None
 
 
+_WORDS = {
+    "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "object": "a mapping", "array": "a list", "null": "nothing (null)",
+}  # fmt: skip
+
+
 def _plain_words(message: str) -> str:
-    words = {"`str`": "text", "`int`": "a whole number", "`float`": "a number", "`bool`": "true or false"}
-    words |= {"`object`": "a mapping", "`array`": "a list", "`null`": "nothing (null)"}
-    for name, word in words.items():
-        message = message.replace(name, word)
-    return (
-        message[:1].lower() + message[1:]
-        if message.startswith(("Expected", "Invalid", "Object"))
-        else message
-    )
+    def words(match: re.Match[str]) -> str:
+        return " or ".join(_WORDS.get(name, name) for name in match[1].split(" | "))
+
+    message = re.sub(r"`([a-z]+(?: \| [a-z]+)*)`", words, message)
+    lowered = message[:1].lower() + message[1:]
+    return lowered if message.startswith(("Expected", "Invalid", "Object")) else message
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -123,8 +135,11 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"got {name}, expected a finite number")
 
 
-def _plain(node: Any, source: str, depth: int = 0) -> Any:
+def _plain(node: Any, source: str, left: list[int], depth: int = 0) -> Any:
     """Return builtins; refuse what JSON could not say (keys that are no text, tags, anchors in loops)."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ConfigError(f"more than {MAX_NODES} values", file=source, expected="fewer; are aliases nested?")
     if depth > MAX_DEPTH:
         raise ConfigError(f"nested deeper than {MAX_DEPTH} levels", file=source)
     if isinstance(node, dict):
@@ -135,10 +150,10 @@ def _plain(node: Any, source: str, depth: int = 0) -> Any:
                 raise ConfigError(
                     f"got key {key!r}", file=source, line=line, expected="keys that are text (quote it)"
                 )
-            plain[str(key)] = _plain(value, source, depth + 1)
+            plain[str(key)] = _plain(value, source, left, depth + 1)
         return plain
     if isinstance(node, list):
-        return [_plain(value, source, depth + 1) for value in node]
+        return [_plain(value, source, left, depth + 1) for value in node]
     if node is None or isinstance(node, bool):
         return node
     for kind in (int, float, str):
@@ -238,7 +253,7 @@ def _fits(value: Any, info: msgspec.inspect.Type) -> bool:
     return True
 
 
-def _fields_at(type_: type, tree: Any, keys: list[str | int]) -> list[str]:
+def _type_at(type_: type, keys: list[str | int]) -> msgspec.inspect.Type:
     info: msgspec.inspect.Type = msgspec.inspect.type_info(type_)
     for key in keys:
         info = _without_null(info)
@@ -248,5 +263,8 @@ def _fields_at(type_: type, tree: Any, keys: list[str | int]) -> list[str]:
             info = info.value_type
         else:
             info = _item_type(info, key if isinstance(key, int) else 0)
-    info = _without_null(info)
+    return _without_null(info)
+
+
+def _fields_of(info: msgspec.inspect.Type) -> list[str]:
     return [f.encode_name for f in info.fields] if isinstance(info, msgspec.inspect.StructType) else []

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 
 SERVICE_NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}\Z")
 MODALITY_NAME = re.compile(r"[a-z0-9_]{1,32}\Z")
-RESERVED_MODALITY_NAMES = frozenset({"mask"})
+RESERVED_MODALITY_NAMES = frozenset({"mask", "head", "way"})
+"""Names that mean something else: the head's presence mask, and two stages."""
 MAX_MODALITIES = 8
 
 

@@ -255,35 +255,38 @@ class Service(FileStruct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not SERVICE_NAME.match(self.service):
-            raise ValueError(f"got service {self.service!r}, expected 1 to 64 of a-z A-Z 0-9 . _ -")
+            raise ValueError(f"service: got {self.service!r}, expected 1 to 64 of a-z A-Z 0-9 . _ -")
         self._check_modalities()
         for field, names in (("variants", self.variants), ("classes", self.classes)):
             if not names:
-                raise ValueError(f"got no {field}, expected at least one")
+                raise ValueError(f"{field}: got none, expected at least one")
             for name in names:
                 if not SERVICE_NAME.match(name):
-                    raise ValueError(f"got {field} name {name!r}, expected 1 to 64 of a-z A-Z 0-9 . _ -")
+                    raise ValueError(f"{field}: got name {name!r}, expected 1 to 64 of a-z A-Z 0-9 . _ -")
         if not self.outputs:
-            raise ValueError("got no outputs, expected at least one")
+            raise ValueError("outputs: got none, expected at least one")
         if any(-1 in spec.shape for spec in self.outputs.values()):
-            raise ValueError("outputs expected fixed shapes, without -1")
+            raise ValueError("outputs: got a shape with -1, expected fixed shapes")
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
         self._check_allocation()
         if self.metric != "top1" and not (self.metric.startswith("python:") and self.metric.count(":") == 2):
-            raise ValueError(f"got metric {self.metric!r}, expected top1 or python:module:function")
+            raise ValueError(f"metric: got {self.metric!r}, expected top1 or python:module:function")
 
     def _check_modalities(self) -> None:
         if not 1 <= len(self.modalities) <= MAX_MODALITIES:
-            raise ValueError(f"got {len(self.modalities)} modalities, expected 1 to {MAX_MODALITIES}")
+            raise ValueError(f"modalities: got {len(self.modalities)}, expected 1 to {MAX_MODALITIES}")
         owner: dict[str, str] = {}
         for name, modality in self.modalities.items():
             if not MODALITY_NAME.match(name) or name in RESERVED_MODALITY_NAMES:
-                raise ValueError(f"got modality {name!r}, expected 1 to 32 of a-z 0-9 _, and never 'mask'")
+                raise ValueError(
+                    f"modalities: got name {name!r}, expected 1 to 32 of a-z 0-9 _, "
+                    f"and none of {sorted(RESERVED_MODALITY_NAMES)}"
+                )
             for tensor in modality.inputs:
                 if tensor in owner:
                     raise ValueError(
-                        f"input {tensor!r} stands in modalities {owner[tensor]!r} and {name!r}, expected one"
+                        f"modalities.{name}: input {tensor!r} stands in modality {owner[tensor]!r} too, expected one"
                     )
                 owner[tensor] = name
 
@@ -306,11 +309,11 @@ class Service(FileStruct, frozen=True, kw_only=True):
             unknown = set(kind.variants) - set(self.variants)
             if unknown:
                 raise ValueError(
-                    f"allocation names variants {sorted(unknown)}, expected some of {sorted(self.variants)}"
+                    f"allocation: got variants {sorted(unknown)}, expected some of {sorted(self.variants)}"
                 )
         if self.adapter.variant is not None and self.adapter.variant not in self.variants:
             raise ValueError(
-                f"adapter.variant {self.adapter.variant!r}, expected one of {sorted(self.variants)}"
+                f"adapter.variant: got {self.adapter.variant!r}, expected one of {sorted(self.variants)}"
             )
 
     @property
