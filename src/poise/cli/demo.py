@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from poise.planning.service_model import ServiceModel, VariantPlans
 
 POLICIES = ("edf", "poise")
 FLOOR_OF_RANGE = 2 / 3
-LOAD_OF_EDF = 1.6
+LOAD_OF_EDF = 2.5
 """Mean load, as a multiple of what one core carries when every item uses every modality."""
 BURST_FACTOR, BURST_S, CALM_S = 6.0, 2.0, 4.0
 START_S, STOP_S = 60.0, 40.0
@@ -63,9 +63,9 @@ def demo(
         raise ConfigError(f"cannot make {str(out_dir)!r}: {error.strerror}", field="--out") from None
     _derive(service)
     _step("check", "the service file, its models and its data")
-    _poise("check", str(service))
+    _poise(out_dir / "check.log", "check", str(service))
     _step("profile", f"accuracy of every mode, latency of every stage, about {budget_s:.0f} s")
-    _poise("profile", str(service), "--budget-s", str(budget_s), quiet=True)
+    _poise(None, "profile", str(service), "--budget-s", str(budget_s), "--keep-accuracy")
     folder = open_service(service)
     profile = folder.load_profile()
     plans = ServiceModel(folder.service, profile).plans(next(iter(folder.service.variants)))
@@ -81,7 +81,7 @@ def demo(
     )
     reports: dict[str, bytes] = {}
     for policy in POLICIES:
-        with _server(service, policy) as url:
+        with _server(service, policy, out_dir / f"serve-{policy}.log") as url:
             _step(f"serve {policy}", url)
             reports[policy] = _send(url, service, policy, rate, floor, seconds, seed, out_dir)
     _show(folder, reports, floor, out_dir, frontier_png)
@@ -118,10 +118,15 @@ def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "poise.cli.main", *words]
 
 
-def _poise(*words: str, quiet: bool = False) -> None:
-    done = subprocess.run(_command(*words), check=False, stdout=subprocess.DEVNULL if quiet else None)
-    if done.returncode:
-        raise WorkerError(f"'poise {' '.join(words)}' ended with status {done.returncode}")
+def _poise(log: Path | None, *words: str) -> None:
+    """Run a command as a user would; its results are not shown, and its remarks only if it fails or without a log."""
+    with log.open("w+") if log else nullcontext() as stderr:
+        done = subprocess.run(_command(*words), check=False, stdout=subprocess.DEVNULL, stderr=stderr)
+        if done.returncode:
+            if stderr is not None:
+                stderr.seek(0)
+                err.print(stderr.read(), markup=False, highlight=False)
+            raise WorkerError(f"'poise {' '.join(words)}' ended with status {done.returncode}")
 
 
 def _derive(service: Path) -> None:
@@ -149,14 +154,16 @@ class _Ready(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def _server(service: Path, policy: str) -> Iterator[str]:
+def _server(service: Path, policy: str, log: Path) -> Iterator[str]:
     """Serve as a user would, until the block ends; then drain."""
     words = ("serve", str(service), "--port", "0", "--policy", policy, "--json")
-    server = subprocess.Popen(_command(*words), stdout=subprocess.PIPE)
+    with log.open("wb") as stderr:
+        server = subprocess.Popen(_command(*words), stdout=subprocess.PIPE, stderr=stderr)
     try:
         line = server.stdout.readline() if server.stdout else b""
         if not line:
-            raise WorkerError(f"the server ended with status {server.wait(START_S)} before it was ready")
+            status = server.wait(START_S)
+            raise WorkerError(f"the server ended with status {status} before it was ready; {log} says why")
         yield msgspec.json.decode(line, type=_Ready).url
     finally:
         server.terminate()
