@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from poise.cli.console import out, print_json
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.errors import ConfigError, RequestError
-from poise.files import NUMPY_TYPE
 
 if TYPE_CHECKING:
     import aiohttp
@@ -185,7 +185,7 @@ def _encode(model: _Model, arrays: Arrays, parameters: dict[str, Any]) -> tuple[
     for tensor in model.inputs:
         if tensor.name in arrays:
             array = arrays[tensor.name]
-            if array.dtype != np.dtype(NUMPY_TYPE[tensor.datatype]):
+            if array.dtype != NUMPY_TYPE[tensor.datatype]:
                 raise ConfigError(f"array {tensor.name!r} has type {array.dtype}", expected=tensor.datatype)
             binary.append(np.ascontiguousarray(array).tobytes())
             inputs.append(

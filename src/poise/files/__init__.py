@@ -1,6 +1,6 @@
 """Floor 3: a service's folder on disk, opened strictly. The only place that reads the operator's files."""
 
-from poise.files.arrays import NUMPY_TYPE, LabelledItems, load_labelled
+from poise.files.arrays import LabelledItems, load_labelled
 from poise.files.service_folder import (
     ServiceFolder,
     check_profile_matches,
@@ -10,7 +10,6 @@ from poise.files.service_folder import (
 )
 
 __all__ = [
-    "NUMPY_TYPE",
     "LabelledItems",
     "ServiceFolder",
     "check_profile_matches",

@@ -9,15 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Service
 from poise.errors import ConfigError
-
-NUMPY_TYPE = {
-    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
-    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
-    "FP16": "float16", "FP32": "float32", "FP64": "float64",
-}  # fmt: skip
-"""Protocol datatype -> numpy type."""
 
 
 class LabelledItems(msgspec.Struct, frozen=True):
@@ -69,7 +63,7 @@ def load_labelled(path: Path, service: Service) -> LabelledItems:
                 expected=f"one of shape [n, {_shape(spec.shape)}]",
             )
         array = arrays[tensor]
-        if array.dtype != np.dtype(NUMPY_TYPE[spec.datatype]):
+        if array.dtype != NUMPY_TYPE[spec.datatype]:
             raise ConfigError(
                 f"array {tensor!r} has type {array.dtype}", file=name, field=tensor, expected=spec.datatype
             )

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.job import RefusalReason
 from poise.domain.service import Service
-from poise.files import NUMPY_TYPE
 from poise.load.connections import Reply
 
 _REFUSED = {429: "queue_full", 503: "not_ready", 504: "deadline_unreachable"}
@@ -127,7 +127,7 @@ def _tensor(response: _Response, name: str, body: bytes, start: int) -> NDArray[
     for output in response.outputs:
         size = output.parameters.get("binary_data_size")
         if output.name == name:
-            dtype = np.dtype(NUMPY_TYPE[output.datatype]) if output.datatype in NUMPY_TYPE else None
+            dtype = NUMPY_TYPE.get(output.datatype)
             if dtype is None:
                 raise ValueError(f"datatype {output.datatype!r}")
             if size is None:

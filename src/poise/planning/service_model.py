@@ -37,6 +37,15 @@ class VariantPlans:
         self.median_stages = median_stages
         self.expected_accuracy = expected
         """Measured mean accuracy by position in ``model.sets`` (``model.accuracy`` is what is promised)."""
+        self.dearest_item_s = max(
+            (
+                t
+                for t in (model.latency_s(_one(s, len(model.sets))) for s in range(len(model.sets)))
+                if t < math.inf
+            ),
+            default=0.0,
+        )
+        """The most that one item may take. Units: profile seconds."""
         self.position = {mask: s for s, mask in enumerate(model.sets)}
         self._frontiers: dict[int, tuple[Frontier, ...]] = {}
         self._allowed: dict[tuple[int, int], int] = {}
@@ -76,6 +85,10 @@ class VariantPlans:
     def highest_accuracy(self, allowed: int) -> float:
         """Return the accuracy of the best allowed set; -inf where none is allowed."""
         return max((a for s, a in enumerate(self.model.accuracy) if allowed >> s & 1), default=-math.inf)
+
+
+def _one(position: int, sets: int) -> list[int]:
+    return [int(s == position) for s in range(sets)]
 
 
 class ServiceModel:

@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.profile import LatencyPoint
 from poise.domain.service import Service
 from poise.files import LabelledItems
 from poise.profiling.timing import CoreStopwatch, quiet_collector, time_calls
 from poise.runtimes import StagedRunner, stages_of
 from poise.runtimes.machine import first_in_line, pinned
-from poise.runtimes.tensors import NUMPY_TYPE, fixed_shape
+from poise.runtimes.tensors import fixed_shape
 
 StageKey = tuple[str, str]
 """(variant, stage)."""

@@ -26,7 +26,8 @@ from poise.profiling.latency import StageKey, batch_sizes, measure_latency, samp
 from poise.profiling.metric import open_metric
 from poise.profiling.way import measure_way
 from poise.runtimes import StagedRunner, mode_labels, open_staged, stages_of
-from poise.runtimes.machine import fingerprint, onnx_runtime_name, pinned, usable_cores
+from poise.runtimes.cores import usable_cores
+from poise.runtimes.machine import fingerprint, onnx_runtime_name, pinned
 from poise.runtimes.tensors import item_bytes
 
 OnProgress = Callable[[float, float, str], None]

@@ -22,14 +22,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.profile import LatencyPoint
 from poise.domain.service import Service, TensorSpec
 from poise.errors import WorkerError
 from poise.files import ServiceFolder, open_service
 from poise.profiling.timing import CoreStopwatch, quiet_collector, time_calls
 from poise.runtimes import gather
-from poise.runtimes.machine import first_in_line, pinned, usable_cores
-from poise.runtimes.tensors import NUMPY_TYPE, fixed_shape, item_bytes
+from poise.runtimes.cores import usable_cores
+from poise.runtimes.machine import first_in_line, pinned
+from poise.runtimes.tensors import fixed_shape, item_bytes
 
 ALIGNMENT = 64
 MESSAGE_BYTES = 65_536

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from poise.domain.profile import MachineFingerprint
+from poise.runtimes.cores import usable_cores
 
-_QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
-_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-_PERIOD_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 _CPUINFO = Path("/proc/cpuinfo")
-
-
-def usable_cores() -> tuple[int, ...]:
-    """Return the cores that this process may run on, fewer where a cgroup quota allows no more."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-    else:
-        cores = list(range(os.cpu_count() or 1))
-    quota = _quota()
-    return tuple(cores if quota is None else cores[: max(1, math.floor(quota))])
 
 
 def fingerprint(runtime: str) -> MachineFingerprint:
@@ -73,20 +60,6 @@ def first_in_line() -> Iterator[None]:
         yield
     finally:
         os.sched_setscheduler(0, policy, priority)
-
-
-def _quota() -> float | None:
-    """Cores' worth of CPU time that the cgroup allows, or None where it does not say."""
-    try:
-        if _QUOTA_V2.is_file():
-            quota, _, period = _QUOTA_V2.read_text(encoding="ascii").strip().partition(" ")
-            return None if quota == "max" else int(quota) / int(period)
-        if _QUOTA_V1.is_file():
-            quota_us = int(_QUOTA_V1.read_text(encoding="ascii"))
-            return quota_us / int(_PERIOD_V1.read_text(encoding="ascii")) if quota_us > 0 else None
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-    return None
 
 
 def _cpu_model() -> str:

@@ -9,23 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import TensorSpec
-
-NUMPY_TYPE: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-}
-"""Protocol datatype -> numpy type."""
 
 ONNX_TYPE = {
     name: f"tensor({ {'FP16': 'float16', 'FP32': 'float', 'FP64': 'double'}.get(name, name.lower()) })"

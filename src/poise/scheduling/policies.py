@@ -171,6 +171,7 @@ class _Limits:
         self._horizon_s = capacity * horizon_s
         self._per_item_s = self._horizon_s / (queue.items + view.arrival_rate * horizon_s)
         self._saved_s = view.saved_s
+        self._dearest_s = max(plans.dearest_item_s for plans in view.worker.plans)
         room = np.zeros(len(queue))
         for worker in view.workers:
             free_s = max(worker.free_at_s, now_s)
@@ -196,8 +197,8 @@ class _Limits:
         return self._per_item_s * items
 
     def saved_after_s(self, share_s: float, used_s: float) -> float:
-        """What is left of the shares after a batch, within a quarter of the horizon either way."""
-        limit = self._horizon_s / 4
+        """What is left of the shares after a batch: at most a quarter of the horizon, or one most accurate item."""
+        limit = max(self._horizon_s / 4, self._dearest_s)
         return min(limit, max(-limit, self._saved_s + share_s - used_s - self.overhead_s))
 
 

@@ -84,9 +84,12 @@ def _parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:
     return parameters
 
 
-def encode_error(message: str) -> bytes:
-    """Return the body of an error."""
-    return _encoder.encode({"error": message})
+def encode_error(message: str, reason: RefusalReason | None = None) -> bytes:
+    """Return the body of an error; a refusal says its reason in one word beside it, for programs."""
+    body = {"error": message}
+    if reason is not None:
+        body["reason"] = reason.value
+    return _encoder.encode(body)
 
 
 def encode_json(value: Any) -> bytes:

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Datatype, Service, TensorSpec
 from poise.errors import ConfigError, InternalError
-from poise.files import NUMPY_TYPE
 
 ALIGNMENT_BYTES = 64
 DEFAULT_ARENA_BYTES = 512 * 2**20
@@ -83,7 +83,7 @@ def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> Are
 
 
 def _item_bytes(spec: TensorSpec) -> int:
-    return prod(full_shape(spec)) * np.dtype(NUMPY_TYPE[spec.datatype]).itemsize
+    return prod(full_shape(spec)) * NUMPY_TYPE[spec.datatype].itemsize
 
 
 class Arena:

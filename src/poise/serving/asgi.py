@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import poise
+from poise.domain.job import RefusalReason
 from poise.errors import MalformedRequestError, NotFoundError, NotReadyError, RequestError, TooLargeError
 from poise.serving import status
 from poise.serving.answers import NotFiniteError, encode_answer, encode_error, encode_json
@@ -227,11 +228,11 @@ def _number(value: bytes, header: str) -> int:
 
 def _refusal(refused: Refused, terms: ReplyTerms) -> Reply:
     code = status.status_of_refusal(refused.reason, own_terms=terms.own_terms)
-    return _error(code, status.words_of_refusal(refused.reason, refused.detail))
+    return _error(code, status.words_of_refusal(refused.reason, refused.detail), refused.reason)
 
 
-def _error(code: int, message: str) -> Reply:
-    return Reply(code, encode_error(message), [_JSON])
+def _error(code: int, message: str, reason: RefusalReason | None = None) -> Reply:
+    return Reply(code, encode_error(message, reason), [_JSON])
 
 
 def _json(code: int, value: Any) -> Reply:

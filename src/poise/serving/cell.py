@@ -18,6 +18,7 @@ from poise.domain.profile import Profile
 from poise.domain.service import WorkerKind
 from poise.errors import InternalError
 from poise.files import ServiceFolder
+from poise.runtimes.cores import usable_cores
 from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import (
     BatchDone,
@@ -33,7 +34,6 @@ from poise.scheduling.events import (
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, Array, RowAllocator, plan_layout
 from poise.serving.codec import InferRequest, InferTensor
-from poise.serving.cores import usable_cores
 from poise.serving.jobs import Answered, Outcome, PendingJob, Refused
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellGauges, CellMetrics

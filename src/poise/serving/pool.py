@@ -12,8 +12,8 @@ from poise.domain.profile import Profile
 from poise.domain.service import Service, WorkerKind
 from poise.errors import ConfigError, WorkerError
 from poise.files import ServiceFolder
+from poise.runtimes.cores import place_workers
 from poise.serving.arena import Arena
-from poise.serving.cores import place_workers
 from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Ready, Start, Stop
 from poise.serving.process import WorkerProcess
 

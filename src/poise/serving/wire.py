@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Service, SLOClass, TensorSpec
-from poise.files import NUMPY_TYPE
 from poise.serving.arena import full_shape
 
 VERSION = "1"
@@ -68,7 +68,7 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
         inputs=inputs,
         modalities={name: tuple(group.inputs) for name, group in service.modalities.items()},
         outputs={
-            name: OutputWire(name, spec.datatype, np.dtype(NUMPY_TYPE[spec.datatype]), spec.shape)
+            name: OutputWire(name, spec.datatype, NUMPY_TYPE[spec.datatype], spec.shape)
             for name, spec in service.outputs.items()
         },
         classes=service.classes,
@@ -81,7 +81,7 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
 def _input(name: str, modality: str, bit: int, spec: TensorSpec) -> InputWire:
     free = spec.shape.index(-1) if -1 in spec.shape else None
     longest = full_shape(spec)[free] if free is not None else 0
-    dtype: np.dtype[Any] = np.dtype(NUMPY_TYPE[spec.datatype])
+    dtype: np.dtype[Any] = NUMPY_TYPE[spec.datatype]
     return InputWire(name, modality, bit, spec.datatype, dtype, spec.shape, free, longest)
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from poise.serving.cores import cpu_quota, place_workers, usable_cores
+from poise.runtimes.cores import cpu_quota, place_workers, usable_cores
 
 
 def write(path: Path, text: str) -> None:
