@@ -7,8 +7,6 @@ import pytest
 
 from .conftest import POISE, TINY, Server
 
-pytestmark = pytest.mark.slow
-
 
 def infer(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     command = [*POISE, "infer", server.url, str(TINY / "test.npz"), *options]

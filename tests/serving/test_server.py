@@ -26,8 +26,6 @@ from .conftest import (
     serving,
 )
 
-pytestmark = pytest.mark.slow
-
 
 def triton_inputs(
     arrays: dict[str, np.ndarray], names: Iterable[str], items: slice = slice(3), *, binary: bool = True
