@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from poise.domain.job import Job, RefusalReason
@@ -282,3 +283,48 @@ def test_clients_floors_do_not_fill_the_caches(hand) -> None:
         costs = h.scheduler._costs
         sizes.append(len(costs._rate) + len(costs._batch) + len(costs._price))
     assert sizes[-1] == sizes[1]
+
+
+def test_a_job_that_lowers_its_floor_earns_no_credit_for_others(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.8}})
+    batch = run_of(h.arrive(1, 0.0, floor=0.0))
+    assert batch.parts[0].modalities == BOTH
+    h.finish(batch.batch_id, 0.011)
+    assert h.scheduler.balances["normal"].credit == 0.0
+    assert refusal(h.arrive(2, 0.02, available=CHEAP)[0]).reason is RefusalReason.FLOOR_UNREACHABLE
+
+
+def test_a_client_that_leaves_takes_its_gain_with_it(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.8}})
+    batch = run_of(h.arrive(1, 0.0))
+    h.handle(JobCancelled(0.001, 1))
+    h.finish(batch.batch_id, 0.011)
+    assert h.scheduler.balances["normal"].credit == 0.0
+
+
+def test_workers_of_different_variants_each_get_what_they_can_answer(hand, make_profile) -> None:
+    """One worker holds a variant that cannot reach the first job's floor: it passes it over, and refuses nothing."""
+    profile = make_profile(variants=("one", "two"))
+    weak = msgspec.structs.replace(
+        profile.variants[0],
+        modes=tuple(
+            msgspec.structs.replace(mode, accuracy=mode.accuracy / 2) for mode in profile.variants[0].modes
+        ),
+    )
+    profile = msgspec.structs.replace(profile, variants=(weak, profile.variants[1]))
+    h = hand(
+        profile=profile,
+        workers=0,
+        guarantee={"scope": "job"},
+        variants={"one": {"runtime": "emulated"}, "two": {"runtime": "emulated"}},
+    )
+    h.handle(WorkerReady(0.0, 0, ("one",)))
+    h.handle(WorkerReady(0.0, 1, ("two",)))
+    first = run_of(h.arrive(1, 0.0, floor=0.9))
+    assert (first.worker_id, first.variant) == (1, "two")
+    assert h.arrive(2, 0.0, floor=0.9, within_s=0.09) == [
+        WakeAt(0.09)
+    ]  # waits for worker 1; worker 0 is idle
+    third = run_of(h.arrive(3, 0.0, floor=0.4))
+    assert (third.worker_id, third.variant) == (0, "one")
+    assert {p.job_id for p in run_of(h.finish(first.batch_id, 0.011)).parts} == {2}

@@ -66,6 +66,7 @@ class Admission:
                 RefusalReason.DEADLINE_UNREACHABLE,
                 "the deadline cannot be met with the jobs already accepted",
             )
+        entry.own_terms = planned_floor < self._service.classes[job.slo_class].accuracy_floor - TOLERANCE
         entry.below_floor = planned_floor < floor - TOLERANCE and deficit == 0.0
         if deficit:
             entry.credit_drawn = deficit

@@ -1,9 +1,10 @@
 """The accuracy balance of a class (guarantee scope ``class``).
 
-Each answered item adds ``a − floor``; the balance may not go below zero and is capped at
+Each answered item adds ``a − floor``; the balance is never spent below zero and is capped at
 ``credit_items·(1 − A_q)``. So the mean since start is at least the floor, and over any *n* answers at least
 ``A_q − cap/n``. Debts are booked when a batch is dispatched, gains when it is answered: what is in flight can
-never spend a gain that does not come.
+never spend a gain that does not come. Within one batch gains and debts are netted; where a client leaves while
+its items run, its gain is taken out again, and the balance may lie below zero until it is earned back.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ class AccuracyBalance:
         self.credit = 0.0
 
     def spend(self, amount: float) -> None:
-        """Take credit; callers check that it is there (rounding aside)."""
-        self.credit = max(0.0, self.credit - amount)
+        """Take credit, never below zero: a class that prefers deadlines may ask for more than there is."""
+        self.credit = max(min(self.credit, 0.0), self.credit - amount)
 
     def earn(self, amount: float) -> None:
         """Add credit, up to the cap."""
         self.credit = min(self.cap, self.credit + amount)
+
+    def owe(self, amount: float) -> None:
+        """Take credit that a gain was counted against which did not come; what is missing is earned first."""
+        self.credit -= amount

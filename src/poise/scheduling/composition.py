@@ -84,7 +84,10 @@ def demands_of(
         key: object = job.slo_class
         if ignore_soft and view.prefers_deadline(entry):
             key, need = "soft", 0.0
-        elif not by_class:
+        elif by_class:
+            if entry.own_terms:
+                key = (job.slo_class, entry.floor)
+        else:
             need = max(0.0, entry.floor * (entry.planned_items + items) - entry.accuracy_planned)
             if job.items == 1:
                 key = "items"
@@ -103,10 +106,10 @@ def demands_of(
         credit: dict[object, float] = {name: view.credit(name) for name in view.balances}
         for (name, _), demand in groups.items():
             used = min(credit.get(name, 0.0), demand.need)
-            if not used:
-                continue
-            demand.need -= used
-            credit[name] -= used
+            if used:
+                credit[name] -= used
+                highest = plans.highest_accuracy(demand.allowed) * demand.items
+                demand.need = min(demand.need - used, max(demand.need, highest))
     return list(groups.values())
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from poise.errors import InternalError
 
 if TYPE_CHECKING:
+    from poise.scheduling.queue import Waiting
     from poise.scheduling.scheduler import Scheduler
+    from poise.scheduling.view import WorkerState
 
 
 def check_invariants(scheduler: Scheduler) -> None:
@@ -60,12 +62,22 @@ def check_invariants(scheduler: Scheduler) -> None:
         else:
             _require(entry.running > 0, "a refused job is kept only for items in flight", repr(entry.job))
     for name, balance in scheduler.balances.items():
-        _require(0.0 <= balance.credit <= balance.cap + 1e-9, "a balance is within 0 and its cap", name)
-    if queue.entries:
-        _require(
-            all(worker.batch_id is not None for worker in scheduler.workers.values()),
-            "no job waits while a worker is idle",
-        )
+        _require(balance.credit <= balance.cap + 1e-9, "a balance is within its cap", name)
+    for worker in scheduler.workers.values():
+        if worker.batch_id is not None:
+            continue
+        for entry in queue.entries:
+            others = any(other.batch_id is not None for other in scheduler.workers.values())
+            _require(
+                others or not _could_answer(scheduler, worker, entry),
+                "no job waits while a worker that could answer it is idle, unless for a better one",
+                repr(entry.job),
+                f"worker {worker.worker_id}",
+            )
+
+
+def _could_answer(scheduler: Scheduler, worker: WorkerState, entry: Waiting) -> bool:
+    return worker.highest_accuracy(scheduler.policy, entry.job.available) >= entry.floor
 
 
 def _require(holds: bool, rule: str, *story: str) -> None:

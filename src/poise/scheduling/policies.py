@@ -98,6 +98,8 @@ class Poise:
                 found = self._candidate(view, plans, jobs, limits, ignore_soft)
                 if found is not None and (best is None or found.score > best.score):
                     best = found
+                if found is not None and found.unbound:
+                    break  # smaller batches have less time for each item, and share less
         return best
 
     def _candidate(
@@ -112,14 +114,15 @@ class Poise:
         share_s = limits.share_s(items)
         affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
         demands = demands_of(view, plans, jobs, self.reach, ignore_soft=ignore_soft)
-        planned = compose(plans, demands, min(limits.hard_s(jobs), affordable_s))
+        hard_s = limits.hard_s(jobs)
+        planned = compose(plans, demands, min(hard_s, affordable_s))
         if planned is None or planned.latency_s > limits.first_s:
             return None
         affordable = planned.latency_s <= affordable_s + 1e-12
         if affordable:
             score = (2.0, round(planned.accuracy_sum / items, 9), float(items))
         else:
-            first = view.queue.entries[0]
+            first = view.entries[0]
             owed = sum(entry.floor * count for entry, count in jobs) - planned.accuracy_sum
             price_s = view.costs.accuracy_price_s(first.job.available, first.floor)
             efficiency = -math.log(
@@ -130,14 +133,26 @@ class Poise:
                 float(int(efficiency / EFFICIENT)),
                 -float(items),
             )
-        return _Candidate(score, affordable, plans, planned, share_s, ignore_soft)
+        return _Candidate(
+            score=score,
+            affordable=affordable,
+            unbound=affordable and affordable_s < min(hard_s, limits.cap_s),
+            plans=plans,
+            planned=planned,
+            share_s=share_s,
+            floors_dropped=ignore_soft,
+        )
 
 
 class _Candidate(msgspec.Struct, frozen=True):
-    """A batch that could be run; the highest ``score`` is taken. Units: profile seconds."""
+    """A batch that could be run; the highest ``score`` is taken. Units: profile seconds.
+
+    ``affordable``: within its share of the capacity; ``unbound``: only by that, no deadline or cap came first.
+    """
 
     score: tuple[float, float, float]
     affordable: bool
+    unbound: bool
     plans: VariantPlans
     planned: Composition
     share_s: float
@@ -171,6 +186,7 @@ class _Limits:
         self._horizon_s = capacity * horizon_s
         self._per_item_s = self._horizon_s / (queue.items + view.arrival_rate * horizon_s)
         self._saved_s = view.saved_s
+        self._prefix = view.entries is queue.entries
         self._dearest_s = max(plans.dearest_item_s for plans in view.worker.plans)
         room = np.zeros(len(queue))
         for worker in view.workers:
@@ -182,15 +198,16 @@ class _Limits:
 
     def hard_s(self, jobs: Sequence[tuple[Waiting, int]]) -> float:
         """Time until the first deadline, or until a job left behind would be late at its cheapest plan."""
-        whole = len(jobs)
-        entry, count = jobs[-1]
-        work = 0.0
-        if count < entry.waiting_items:
-            whole -= 1
-            work = entry.work_s * count / entry.waiting_items
-        return min(
-            self.first_s, float(self._least_slack[whole] + self._work_before[whole] + work) - self.overhead_s
-        )
+        if self._prefix:
+            whole = len(jobs)
+            entry, count = jobs[-1]
+            left = entry.waiting_items
+            if count < left:
+                whole -= 1
+            work_s = float(self._work_before[whole]) + (entry.item_work_s * count if count < left else 0.0)
+        else:
+            whole, work_s = 0, sum(entry.item_work_s * count for entry, count in jobs)
+        return min(self.first_s, float(self._least_slack[whole]) + work_s - self.overhead_s)
 
     def share_s(self, items: int) -> float:
         """The part of the capacity within the horizon that belongs to so many items."""
@@ -203,7 +220,7 @@ class _Limits:
 
 
 def _time_to_first_deadline(view: DispatchView) -> float:
-    return view.worker.calibration.profile_s(view.queue.entries[0].job.deadline_s - view.now_s)
+    return view.worker.calibration.profile_s(view.entries[0].job.deadline_s - view.now_s)
 
 
 def _prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[list[tuple[Waiting, int]]]:
@@ -214,7 +231,7 @@ def _prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[list[tu
     limit = min(max_batch, view.max_batch)
     longest: list[tuple[Waiting, int]] = []
     items = 0
-    for entry in view.queue.entries:
+    for entry in view.entries:
         if entry.alone and longest:
             break
         count = entry.waiting_items

@@ -19,8 +19,8 @@ class Waiting:
 
     __slots__ = (
         "accuracy_planned", "alone", "below_floor", "credit_drawn", "deaths", "dispatched_s", "done", "doomed",
-        "expected_sum", "failures", "floor", "item_work_s", "job", "lost", "next_item", "parts", "planned_items",
-        "queued", "running",
+        "expected_sum", "failures", "floor", "item_work_s", "job", "lost", "next_item", "own_terms", "parts",
+        "planned_items", "queued", "running",
     )  # fmt: skip
 
     def __init__(self, job: Job, floor: float, item_work_s: float) -> None:
@@ -39,6 +39,8 @@ class Waiting:
         self.expected_sum = 0.0
         """Sum over answered items of the measured accuracy of the modes that answered them."""
         self.credit_drawn = 0.0
+        self.own_terms = False
+        """Its floor is below its class's: it is held to its own, and neither earns nor spends the class's credit."""
         self.parts: list[tuple[int, int, int, str]] = []
         self.dispatched_s: float | None = None
         self.alone = False

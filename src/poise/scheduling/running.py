@@ -47,8 +47,9 @@ class RunningBatch:
         entry.running += part.items
         entry.planned_items += part.items
         entry.accuracy_planned += accuracy * part.items
-        net = (accuracy - entry.floor) * part.items
-        self._net[entry.job.slo_class] = self._net.get(entry.job.slo_class, 0.0) + net
+        if not entry.own_terms:
+            net = (accuracy - entry.floor) * part.items
+            self._net[entry.job.slo_class] = self._net.get(entry.job.slo_class, 0.0) + net
 
     def spend_debts(self, balances: Mapping[str, AccuracyBalance]) -> None:
         """Book what the batch owes each class's balance; gains wait until it is answered."""
@@ -63,11 +64,22 @@ class RunningBatch:
             if self._paid and net < 0:
                 balances[slo_class].earn(-net)
 
-    def bank_gains(self, balances: Mapping[str, AccuracyBalance]) -> None:
-        """Book what the answered batch adds to each class's balance."""
+    def settle_balances(self, balances: Mapping[str, AccuracyBalance]) -> None:
+        """Book what the answered batch adds to each class's balance; items of clients that left add nothing."""
+        if not self._paid:
+            return
+        answered = dict.fromkeys(self._net, 0.0)
+        for part in self.parts:
+            entry = part.entry
+            if entry.doomed is None and not entry.own_terms:
+                accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
+                answered[entry.job.slo_class] += (accuracy - entry.floor) * part.items
         for slo_class, net in self._net.items():
-            if self._paid and net > 0:
-                balances[slo_class].earn(net)
+            still = answered[slo_class] + max(0.0, -net)
+            if still > 0:
+                balances[slo_class].earn(still)
+            elif still < 0:
+                balances[slo_class].owe(-still)
 
     def complete(self) -> list[Waiting]:
         """Mark all items done; return the jobs, each once."""

@@ -11,7 +11,7 @@ from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import WAY_STAGE, Profile
 from poise.domain.service import Device, Service
 from poise.errors import InternalError
-from poise.planning.service_model import ServiceModel
+from poise.planning.service_model import FLOOR_TOLERANCE, ServiceModel
 from poise.scheduling.admission import Admission
 from poise.scheduling.arrival_rate import ArrivalRate
 from poise.scheduling.balance import AccuracyBalance
@@ -60,6 +60,7 @@ class Scheduler:
         self._slo_s = min(slo.latency_slo_s for slo in service.classes.values())
         self._rate = ArrivalRate(max(1.0, RATE_WINDOW_OF_SLO * self._slo_s))
         self._costs = LeastCosts(self.policy.reach, ())
+        self._alike = True
         self._admission = Admission(service, self.balances)
         self._now_s = float("-inf")
         self._next_batch = 1
@@ -169,6 +170,7 @@ class Scheduler:
 
     def _workers_changed(self) -> None:
         known = {id(plans): plans for worker in self.workers.values() for plans in worker.plans}
+        self._alike = len({frozenset(map(id, worker.plans)) for worker in self.workers.values()}) <= 1
         if known:
             self._costs = LeastCosts(self.policy.reach, known.values())
 
@@ -227,41 +229,64 @@ class Scheduler:
                 predicted_s=stages_s,
                 way_s=way_s,
             )
-        batch.bank_gains(self.balances)
+        batch.settle_balances(self.balances)
         for entry in batch.complete():
             self._settle(entry)
 
     # Dispatch
 
     def _dispatch(self) -> None:
+        while self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s:
+            self._give_up(self.queue.entries[0], "its deadline passed while it waited")
         idle = [worker for worker in self.workers.values() if worker.batch_id is None]
         idle.sort(key=lambda worker: (worker.calibration.factor, worker.worker_id))
         for worker in idle:
-            while self.queue.entries:
-                if self.queue.entries[0].job.deadline_s <= self._now_s:
-                    self._give_up_first("its deadline passed while it waited")
-                    continue
-                choice = self.policy.choose(self._view(worker))
+            passed_over: set[int] = set()
+            while entries := self._entries_for(worker, passed_over):
+                choice = self.policy.choose(self._view(worker, entries))
                 if choice is not None:
                     self._run(worker, choice)
                     break
-                self._give_up_first("its deadline can no longer be met")
-            else:
-                break
-        while self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s:
-            self._give_up_first("its deadline passed while it waited")
+                first = entries[0]
+                if self._hopeless(first):
+                    self._give_up(first, "its deadline can no longer be met")
+                else:
+                    passed_over.add(first.job.id)
 
-    def _give_up_first(self, why: str) -> None:
-        entry = self.queue.entries[0]
+    def _entries_for(self, worker: WorkerState, passed_over: set[int]) -> list[Waiting]:
+        """Waiting jobs that a worker may be given: all, where the workers are alike and none was passed over."""
+        if self._alike and not passed_over:
+            return self.queue.entries
+        return [e for e in self.queue.entries if e.job.id not in passed_over and self._can_answer(worker, e)]
+
+    def _can_answer(self, worker: WorkerState, entry: Waiting) -> bool:
+        soft = self.service.classes[entry.job.slo_class].prefer == "deadline"
+        least = 0.0 if soft else entry.floor - FLOOR_TOLERANCE
+        return worker.highest_accuracy(self.policy, entry.job.available) >= least
+
+    def _hopeless(self, entry: Waiting) -> bool:
+        """Whether no worker could answer a job in time even if it were given nothing else."""
+        soft = self.service.classes[entry.job.slo_class].prefer == "deadline"
+        job = entry.job
+        least_s = self._costs.latency_s(job.available, 0.0 if soft else entry.floor, 1)
+        return not any(
+            worker.batch_id is not None  # an idle one has just been asked, or will be
+            and max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
+            and self._can_answer(worker, entry)
+            for worker in self.workers.values()
+        )
+
+    def _give_up(self, entry: Waiting, why: str) -> None:
         reason = RefusalReason.WORKER_LOST if entry.deaths else RefusalReason.DEADLINE_PASSED
         self._doom(entry, reason, why)
 
-    def _view(self, worker: WorkerState) -> DispatchView:
+    def _view(self, worker: WorkerState, entries: list[Waiting]) -> DispatchView:
         return DispatchView(
             now_s=self._now_s,
             worker=worker,
             workers=tuple(self.workers.values()),
             queue=self.queue,
+            entries=entries,
             model=self.model,
             balances=self.balances,
             scope=self.service.guarantee.scope,

@@ -17,7 +17,7 @@ from poise.scheduling.queue import DeadlineQueue, Waiting
 class WorkerState:
     """One live worker as the scheduler knows it. Units: ``free_at_s`` in seconds, absolute."""
 
-    __slots__ = ("batch_id", "calibration", "free_at_s", "plans", "worker_id")
+    __slots__ = ("_highest", "batch_id", "calibration", "free_at_s", "plans", "worker_id")
 
     def __init__(self, worker_id: int, plans: tuple[VariantPlans, ...], now_s: float) -> None:
         self.worker_id = worker_id
@@ -25,19 +25,30 @@ class WorkerState:
         self.calibration = Calibration()
         self.free_at_s = now_s
         self.batch_id: int | None = None
+        self._highest: dict[int, float] = {}
+
+    def highest_accuracy(self, policy: Policy, available: int) -> float:
+        """Return the highest accuracy it can reach under a policy with some modalities; -inf where it has no mode."""
+        found = self._highest.get(available)
+        if found is None:
+            found = max(plans.highest_accuracy(policy.reach(plans, available)) for plans in self.plans)
+            self._highest[available] = found
+        return found
 
 
 class DispatchView(msgspec.Struct, frozen=True):
     """State at the moment a worker is free. Policies read it and change nothing.
 
-    Units: seconds; ``arrival_rate`` is in items per second. ``saved_s`` is what earlier batches left of their
-    shares of the capacity (negative: took beyond them), in profile seconds.
+    ``entries`` are the waiting jobs that this worker may be given, in deadline order, at least one: the whole
+    queue, or less of it where workers differ. ``arrival_rate`` is in items per second. ``saved_s`` is what earlier
+    batches left of their shares of the capacity (negative: took beyond them). Units: seconds; profile seconds.
     """
 
     now_s: float
     worker: WorkerState
     workers: Sequence[WorkerState]
     queue: DeadlineQueue
+    entries: Sequence[Waiting]
     model: ServiceModel
     balances: dict[str, AccuracyBalance]
     scope: Literal["job", "class"]
