@@ -1,0 +1,123 @@
+"""Runs the benchmarks, all or some: prints tables, writes JSON.
+
+make bench                              all of them
+make bench ARGS='capacity overload'     some
+make bench ARGS='--quick'               to see that they run; the figures are worth nothing
+make bench ARGS='--tables'              the tables of the results that are there, in Markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+from rich.console import Console
+from suite import accuracy, capacity, front_end, overload, profile, scheduler
+from suite.bench import Bench, Options
+from suite.results import read_result, this_machine, write_result
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+QUICK_RESULTS = ROOT / "runs" / "bench"
+
+BENCHMARKS: Mapping[str, ModuleType] = MappingProxyType(
+    {
+        "capacity": capacity,
+        "overload": overload,
+        "accuracy": accuracy,
+        "front_end": front_end,
+        "scheduler": scheduler,
+        "profile": profile,
+    }
+)
+
+out = Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="short runs; writes to runs/bench")
+    parser.add_argument(
+        "--repeats", type=int, default=None, help="runs of each figure (default: 3; quick: 2)"
+    )
+    parser.add_argument("--service", type=Path, default=ROOT / "examples" / "digits", help="the example")
+    parser.add_argument("--keep-profile", action="store_true", help="take the service's profile as it is")
+    parser.add_argument("--out", type=Path, default=None, help="where results go")
+    parser.add_argument(
+        "--tables", action="store_true", help="print the results there in Markdown, run nothing"
+    )
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]!r}: expected some of {', '.join(BENCHMARKS)}")
+    given.names = given.names or list(BENCHMARKS)
+    given.repeats = given.repeats or (2 if given.quick else 3)
+    given.out = given.out or (QUICK_RESULTS if given.quick else RESULTS)
+    return given
+
+
+def main() -> None:
+    """Run what the command line names, in the order in which the benchmarks are listed."""
+    given = arguments()
+    if given.tables:
+        for name in given.names:
+            print_markdown(name, given.out)
+        return
+    out.print(this_machine().text(), highlight=False)
+    with tempfile.TemporaryDirectory(prefix="poise-bench-") as work:
+        bench = Bench(
+            Options(
+                service=given.service.resolve(),
+                results=given.out.resolve(),
+                work=Path(work),
+                quick=given.quick,
+                repeats=given.repeats,
+                keep_profile=given.keep_profile,
+            )
+        )
+        for name, module in BENCHMARKS.items():
+            if name in given.names:
+                run_one(name, module, bench)
+
+
+def run_one(name: str, module: ModuleType, bench: Bench) -> None:
+    """Run one benchmark, print its tables and write its file."""
+    out.rule(name)
+    start = time.perf_counter()
+    result = module.measure(bench)
+    took_s = time.perf_counter() - start
+    options = bench.options
+    path = write_result(
+        options.results, name, result, quick=options.quick, repeats=options.repeats, took_s=took_s
+    )
+    for grid in module.grids(result):
+        out.print(grid.for_terminal())
+    out.print(f"{path}, {took_s:.0f} s", soft_wrap=True, highlight=False)
+
+
+def print_markdown(name: str, folder: Path) -> None:
+    """Print a result's tables as the README has them."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        print(f"no result at {path}", file=sys.stderr)
+        return
+    written = read_result(path)
+    module = BENCHMARKS[name]
+    quick = ", **a quick run**" if written.quick else ""
+    print(f"### {name}\n\n{written.date}, {written.machine.text()}, {written.took_s:.0f} s{quick}.\n")
+    for grid in module.grids(written.decoded(module.Result)):
+        if not grid.detail:
+            print(grid.markdown() + "\n")
+
+
+if __name__ == "__main__":
+    main()

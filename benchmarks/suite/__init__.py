@@ -1,0 +1,1 @@
+"""The benchmarks: each module has ``measure``, which runs it, and ``grids``, its tables."""
