@@ -323,7 +323,7 @@ def test_an_answer_says_how_each_item_was_answered():
     assert told["id"] == "q"
     assert told["model_version"] == "1"
     assert told["parameters"] == {
-        "poise_variant": "a,b",
+        "poise_variant": "a,b,b",
         "poise_modalities": "x+y,x,x",
         "poise_accuracy": 0.75,
         "poise_queue_us": 1000,

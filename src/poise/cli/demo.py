@@ -7,6 +7,7 @@ It reports what it measured; nothing that is timed can make it fail.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="of the load")] = 3,
 ) -> None:
     """Serve a real multimodal model under a bursty load, twice, and show what choosing modalities is worth."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started is ended, as by Ctrl-C
     if not service.is_dir():
         raise ConfigError(
             f"no service folder at {str(service)!r}",
@@ -107,7 +109,7 @@ def best_item_s(plans: VariantPlans) -> float:
 
 
 def _step(name: str, what: str) -> None:
-    err.print(f"[bold]{name:>11}[/]  {what}", highlight=False)
+    err.print(f"[bold]{name:>11}[/]  {what}", highlight=False, soft_wrap=True)
 
 
 def _slo_ms(folder: ServiceFolder) -> float:
@@ -221,5 +223,6 @@ def _show(
             f"poise answered {poise.attainment:.1%} of the jobs in time and at the floor, edf {edf.attainment:.1%}: "
             f"{poise.goodput_rps / edf.goodput_rps:.1f} times as many.",
             highlight=False,
+            soft_wrap=True,
         )
     out.print(f"plots    {frontier_png}, {timeline_png}", soft_wrap=True, highlight=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+import poise
 from poise.cli.console import error_line
 from poise.errors import PoiseError
 
@@ -16,6 +18,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"poise {poise.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def poise_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """Inference serving that keeps accuracy, latency and cost in balance."""
 
 
 def _register() -> None:

@@ -64,7 +64,9 @@ class Admission:
             return Refuse(
                 job.id,
                 RefusalReason.DEADLINE_UNREACHABLE,
-                "the deadline cannot be met with the jobs already accepted",
+                "the deadline cannot be met with the jobs already accepted"
+                if len(queue)
+                else "the deadline is shorter than an answer takes",
             )
         entry.own_terms = planned_floor < self._service.classes[job.slo_class].accuracy_floor - TOLERANCE
         entry.below_floor = planned_floor < floor - TOLERANCE and deficit == 0.0

@@ -70,8 +70,10 @@ def encode_answer(
 def _parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:
     parts = sorted(answer.parts, key=lambda part: part.first_item)
     labels = [label(part.modalities) for part in parts for _ in range(part.items)]
+    variants = [part.variant for part in parts for _ in range(part.items)]
     parameters: dict[str, Any] = {
-        "poise_variant": ",".join(dict.fromkeys(part.variant for part in parts)),
+        # one for all items, or one for each, as their modality sets
+        "poise_variant": variants[0] if len(set(variants)) == 1 else ",".join(variants),
         "poise_modalities": ",".join(labels),
         "poise_accuracy": answer.accuracy,
         "poise_queue_us": round(answer.queue_s * 1e6),

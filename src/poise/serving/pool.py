@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from poise.domain.profile import Profile
-from poise.domain.service import Service, WorkerKind
+from poise.domain.service import WorkerKind
 from poise.errors import ConfigError, WorkerError
 from poise.files import ServiceFolder
+from poise.planning.default_allocation import initial_allocation
 from poise.runtimes.cores import place_workers
 from poise.serving.arena import Arena
 from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Ready, Start, Stop
@@ -52,14 +53,6 @@ class Seat:
         self.problem: str | None = None
 
 
-def worker_kinds(service: Service, cores: int) -> tuple[WorkerKind, ...]:
-    """Return the allocation to start with: the service's own, or all variants on each core of its budget."""
-    if service.allocation is not None:
-        return service.allocation
-    count = min(service.budget.cores, cores)
-    return (WorkerKind(variants=tuple(service.variants), threads=1, count=count, device="cpu"),)
-
-
 class WorkerPool:
     """Owns the worker processes. All methods belong to the event loop's thread."""
 
@@ -80,7 +73,9 @@ class WorkerPool:
         self._profile = profile
         self._arena = arena
         self._listener = listener
-        kinds = [k for kind in worker_kinds(folder.service, len(cores)) for k in [kind] * kind.count]
+        kinds = [
+            k for kind in initial_allocation(folder.service, profile, len(cores)) for k in [kind] * kind.count
+        ]
         check_kinds(kinds, profile)
         placed = place_workers([kind.threads for kind in kinds], cores)
         self.seats = [Seat(kind, own) for kind, own in zip(kinds, placed, strict=True)]

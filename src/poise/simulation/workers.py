@@ -6,6 +6,7 @@ import msgspec
 
 from poise.domain.profile import Profile
 from poise.domain.service import Device, Service
+from poise.planning.default_allocation import initial_allocation
 
 
 class SimulatedWorker(msgspec.Struct, frozen=True):
@@ -18,27 +19,9 @@ class SimulatedWorker(msgspec.Struct, frozen=True):
 
 
 def workers_of(service: Service, profile: Profile) -> tuple[SimulatedWorker, ...]:
-    """Return the workers of the service's allocation, numbered from 0 in the file's order.
-
-    Without an allocation: one worker with one thread for each core of the budget. Each holds as many
-    variants, in the file's order, as fit into its equal share of the memory, but at least the first.
-    """
-    if service.allocation is None:
-        resident = _fitting(service, profile)
-        return tuple(SimulatedWorker(i, resident, 1, "cpu") for i in range(service.budget.cores))
+    """Return the workers that the service starts with, numbered from 0 in the order of its allocation."""
     workers: list[SimulatedWorker] = []
-    for kind in service.allocation:
+    for kind in initial_allocation(service, profile):
         for _ in range(kind.count):
             workers.append(SimulatedWorker(len(workers), kind.variants, kind.threads, kind.device))
     return tuple(workers)
-
-
-def _fitting(service: Service, profile: Profile) -> tuple[str, ...]:
-    left = service.budget.memory_bytes // service.budget.cores
-    fitting: list[str] = []
-    for name in service.variants:
-        needed = profile.variant(name).memory_bytes
-        if not fitting or needed <= left:
-            fitting.append(name)
-            left -= needed
-    return tuple(fitting)

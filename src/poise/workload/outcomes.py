@@ -62,10 +62,10 @@ class JobOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def attained(outcomes: Sequence[JobOutcome], floor_scope: FloorScope = "job") -> list[bool]:
     """Say of each outcome whether it attains: answered within its deadline and its accuracy floor.
 
-    With scope ``job`` the floor binds each job by itself. With scope ``class`` it binds the mean over the
-    items of a class, so single jobs may lie below: of a class's answers in time, the largest number whose
-    mean is still at the floor attain (all of them where the class holds its floor; those furthest below are
-    left out first). An answer that states no accuracy is taken to meet its floor.
+    With scope ``job`` the floor binds each job by itself. With scope ``class`` it binds the mean over all
+    answered items of a class, late ones too, so single jobs may lie below: where the class holds its floor,
+    every answer in time attains; else those in time that are furthest below are left out, until the mean of
+    the rest is at the floor. An answer that states no accuracy is taken to meet its floor.
     """
     marks = [outcome.on_time for outcome in outcomes]
     if floor_scope == "job":
@@ -75,12 +75,13 @@ def attained(outcomes: Sequence[JobOutcome], floor_scope: FloorScope = "job") ->
         ]
     by_class: dict[str, list[int]] = {}
     for position, outcome in enumerate(outcomes):
-        if marks[position]:
+        if outcome.status == "answered":
             by_class.setdefault(outcome.slo_class, []).append(position)
     for positions in by_class.values():
         total = sum(_excess(outcomes[position]) for position in positions)
         items = sum(outcomes[position].items for position in positions)
-        for position in sorted(positions, key=lambda position: _excess(outcomes[position])):
+        in_time = (position for position in positions if marks[position])
+        for position in sorted(in_time, key=lambda position: _excess(outcomes[position])):
             if total >= -ACCURACY_TOLERANCE * items:
                 break
             total -= _excess(outcomes[position])
