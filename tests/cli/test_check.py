@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -112,3 +114,36 @@ def test_what_cannot_be_used_is_an_error(tiny, file, content, words):
     with pytest.raises(ConfigError) as caught:
         check_service(tiny)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "status"),
+    [
+        (
+            "{max_batch: 8}",
+            "{max_batch: 8, policy: best}",
+            "unknown policy 'best', expected one of edf, poise",
+            2,
+        ),
+        ("{max_batch: 8}", "{max_batch: 100000}", "expected at most 4096", 2),
+        ("accuracy_floor: 0.6", "accuracy_floor: 0.999", "no mode reaches floor 0.999", 0),
+        ("latency_slo_ms: 100,", "latency_slo_ms: 0.001,", "no answer takes less than", 0),
+        ("budget: ", "adapter: {policy: poise}\nbudget: ", "adapter policy 'poise' has no effect yet", 0),
+        (
+            "budget: ",
+            "allocation: [{variants: [late], threads: 7}]\nbudget: ",
+            "no latency measured with 7 threads",
+            2,
+        ),
+    ],
+)
+def test_what_could_not_be_served_as_asked_is_said(tmp_path, old, new, words, status):
+    folder = tmp_path / "tiny"
+    shutil.copytree(Path(__file__).parent.parent / "data" / "tiny", folder)
+    file = folder / "service.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    command = [sys.executable, "-m", "poise.cli.main", "check", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, words in done.stderr) == (status, True), done.stderr
+    assert "Traceback" not in done.stderr

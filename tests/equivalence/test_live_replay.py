@@ -122,7 +122,7 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         live.process.send_signal(signal.SIGTERM)
         assert live.process.wait(60) == 0
     assert statuses.count(200) > 30
-    assert set(statuses) <= {200, 503, 504}
+    assert set(statuses) <= {200, 400, 503, 504}  # 400: a floor beyond the modalities that were sent
     return log
 
 

@@ -37,7 +37,6 @@ def test_for_people_there_are_tables(tiny):
     ("arguments", "message"),
     [
         (["--threads", "one"], "--threads: got threads 'one', expected whole numbers, such as 1,2"),
-        (["--keep-accuracy"], "profile 'profile.json' is missing"),
     ],
 )
 def test_options_that_cannot_be_used(tiny, arguments, message):

@@ -13,7 +13,11 @@ def feed(
     for _ in range(times):
         stages_s = predicted_s * factor
         calibration.observe(
-            run_s=stages_s + 0.0001 + overhead_s, stages_s=stages_s, predicted_s=predicted_s, way_s=0.0001
+            now_s=0.0,
+            run_s=stages_s + 0.0001 + overhead_s,
+            stages_s=stages_s,
+            predicted_s=predicted_s,
+            way_s=0.0001,
         )
 
 
@@ -52,7 +56,7 @@ def test_outliers_and_nonsense_are_ignored() -> None:
         (float("nan"), 0.1, 0.01),
         (1.0, 0.5, 0.0),
     ):
-        calibration.observe(run_s=run_s, stages_s=stages_s, predicted_s=predicted_s, way_s=0.0)
+        calibration.observe(now_s=0.0, run_s=run_s, stages_s=stages_s, predicted_s=predicted_s, way_s=0.0)
     assert calibration.factor == pytest.approx(1.0)
     assert calibration.overhead_s == pytest.approx(0.0)
 

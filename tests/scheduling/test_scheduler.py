@@ -7,6 +7,8 @@ import pytest
 
 from poise.domain.job import Job, RefusalReason
 from poise.errors import ConfigError, InternalError
+from poise.planning.accuracy_bounds import clopper_pearson_lower
+from poise.planning.service_model import ServiceModel
 from poise.scheduling.commands import Answer, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import (
     BatchDone,
@@ -328,3 +330,128 @@ def test_workers_of_different_variants_each_get_what_they_can_answer(hand, make_
     third = run_of(h.arrive(3, 0.0, floor=0.4))
     assert (third.worker_id, third.variant) == (0, "one")
     assert {p.job_id for p in run_of(h.finish(first.batch_id, 0.011)).parts} == {2}
+
+
+def test_a_worker_that_looked_too_slow_is_tried_again(hand) -> None:
+    """Refused jobs measure nothing: without forgetting, a slow minute would refuse everything for ever."""
+    h = hand(classes={"normal": {"latency_slo_ms": 20, "accuracy_floor": 0.9}})
+    now = 0.0
+    for job in range(1, 9):
+        batch = run_of(h.arrive(job, now))
+        now += batch.expected_s
+        h.finish(batch.batch_id, now, run_s=8 * 0.011)
+    assert refusal(h.arrive(50, now)[0]).reason is RefusalReason.DEADLINE_UNREACHABLE
+    assert run_of(h.arrive(51, now + 6.0)).parts[0].job_id == 51
+
+
+def test_a_job_split_over_workers_that_die_together_is_still_tried_alone(hand) -> None:
+    h = hand(workers=2, classes={"normal": {"latency_slo_ms": 5000, "accuracy_floor": 0.6}})
+    h.arrive(1, 0.0, items=64)
+    assert len(h.running) == 2
+    commands = h.handle(WorkerLost(0.01, 0)) + h.handle(WorkerLost(0.011, 1))
+    assert not any(isinstance(c, Refuse) for c in commands)
+    again = run_of(h.handle(WorkerReady(0.02, 2, ("one",))))
+    assert {p.job_id for p in again.parts} == {1}
+
+
+def test_what_a_split_job_banked_is_taken_back_when_its_client_leaves(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 5000, "accuracy_floor": 0.8}})
+    batch = run_of(h.arrive(1, 0.0, items=64))
+    second = run_of(h.finish(batch.batch_id, batch.expected_s))
+    assert h.scheduler.balances["normal"].credit > 0
+    h.handle(JobCancelled(0.5, 1))
+    h.finish(second.batch_id, 0.6)
+    assert isinstance(h.outcomes[1], Refuse)
+    assert h.scheduler.balances["normal"].credit <= 1e-9
+
+
+def test_credit_drawn_by_a_job_that_is_not_answered_comes_back(hand) -> None:
+    h = hand(classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.8}})
+    now = 0.0
+    for job in (1, 2):
+        batch = run_of(h.arrive(job, now))
+        now += batch.expected_s
+        h.finish(batch.batch_id, now)
+    h.arrive(3, now)
+    earned = h.scheduler.balances["normal"].credit
+    h.arrive(4, now, available=CHEAP)
+    assert h.scheduler.balances["normal"].credit == pytest.approx(earned - 0.2)
+    h.handle(JobCancelled(now, 4))
+    assert h.scheduler.balances["normal"].credit == pytest.approx(earned)
+
+
+def test_the_cap_on_credit(hand) -> None:
+    h = hand(
+        guarantee={"scope": "class", "credit_items": 2},
+        classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.6}},
+    )
+    for job in range(10):
+        batch = run_of(h.arrive(job, job * 0.05))
+        h.finish(batch.batch_id, job * 0.05 + 0.011)
+    assert h.scheduler.balances["normal"].credit == pytest.approx(2 * 0.4)
+
+
+def test_scope_job_counts_what_earlier_parts_of_a_job_bought(hand) -> None:
+    """A first batch above the floor lets the rest of the same job lie below it."""
+    h = hand(guarantee={"scope": "job"}, classes={"normal": {"latency_slo_ms": 5000, "accuracy_floor": 0.9}})
+    first = run_of(h.arrive(1, 0.0, items=33))
+    assert all(p.modalities == BOTH for p in first.parts)  # 32 items at .96
+    h.handle(WorkerReady(0.0, 7, ("one",)))
+    last = next(batch for batch in h.running.values() if batch.worker_id == 7)
+    h.finish(first.batch_id, first.expected_s)
+    (answer,) = h.finish(last.batch_id, 0.5)
+    assert isinstance(answer, Answer)
+    assert answer.accuracy >= 0.9
+
+
+def test_a_long_batch_leaves_room_for_those_behind(hand) -> None:
+    """The slack of the jobs left behind bounds a batch: a slow answer for one may not cost the next its deadline."""
+    h = hand(scheduler={"max_batch": 1}, classes={"normal": {"latency_slo_ms": 1000, "accuracy_floor": 0.6}})
+    first = run_of(h.arrive(1, 0.0))
+    h.arrive(2, 0.0, within_s=0.0214)
+    h.arrive(3, 0.0, within_s=0.0215)
+    second = run_of(h.finish(first.batch_id, 0.011))
+    assert second.parts[0].job_id == 2
+    assert second.parts[0].modalities == CHEAP  # the dear one would fit job 2, and end the chance of job 3
+    third = run_of(h.finish(second.batch_id, 0.011 + second.expected_s))
+    assert third.parts[0].job_id == 3
+
+
+def test_no_batch_is_longer_than_half_the_shortest_slo_while_shorter_ones_do(hand) -> None:
+    classes = {
+        "bulk": {"latency_slo_ms": 10_000, "accuracy_floor": 0.6},
+        "urgent": {"latency_slo_ms": 60, "accuracy_floor": 0.6},
+    }
+    h = hand(classes=classes)
+    first = run_of(h.arrive(1, 0.0))
+    for job in range(2, 40):
+        h.arrive(job, 0.0)
+    batch = run_of(h.finish(first.batch_id, 0.011))
+    assert batch.expected_s <= 0.030 + 1e-9
+
+
+def test_confidence_promises_less_than_the_mean_over_all_modes(make_service, make_profile) -> None:
+    service = make_service(guarantee={"confidence": 0.95})
+    plans = ServiceModel(service, make_profile()).plans("one")
+    for s, mask in enumerate(plans.model.sets):
+        accuracy = {DEAR: 0.9, CHEAP: 0.6, BOTH: 0.96}[mask]
+        assert plans.model.accuracy[s] == pytest.approx(clopper_pearson_lower(accuracy, 1000, 0.05 / 3))
+        assert plans.expected_accuracy[s] == accuracy
+
+
+def test_time_that_small_items_leave_buys_accuracy_later(hand) -> None:
+    """At a rate whose share is less than the dear mode, what is saved lets some items have it."""
+    h = hand(classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.6}})
+    used: list[int] = []
+    for job in range(1, 400):
+        now = job * 0.0095
+        commands = h.arrive(job, now)
+        for batch in [c for c in commands if isinstance(c, RunBatch)]:
+            used.extend(p.modalities for p in batch.parts)
+        while h.running:
+            (batch_id,) = h.running
+            expected = h.running[batch_id].expected_s
+            for batch in [c for c in h.finish(batch_id, now + expected) if isinstance(c, RunBatch)]:
+                used.extend(p.modalities for p in batch.parts)
+    tail = used[100:]
+    assert sum(m != CHEAP for m in tail) / len(tail) > 0.3

@@ -10,8 +10,12 @@ import typer
 
 from poise.cli.console import out, print_json, warning_line
 from poise.domain.profile import Profile
+from poise.domain.service import Service
 from poise.files import ServiceFolder, load_labelled, open_service
+from poise.planning.default_allocation import initial_allocation
+from poise.planning.service_model import ServiceModel
 from poise.runtimes import mode_labels, open_variant
+from poise.scheduling.policies import policy_named
 
 
 class CheckedVariant(msgspec.Struct, frozen=True):
@@ -62,6 +66,7 @@ def check_service(folder: ServiceFolder) -> Checked:
     folder.check_model_files()
     emulated = any(variant.runtime == "emulated" for variant in service.variants.values())
     profile = folder.load_profile() if emulated or _profile_path(folder).is_file() else None
+    policy_named(service.scheduler.policy)
     variants = tuple(_open(folder, name, profile) for name in service.variants)
     items = {
         name: len(load_labelled(folder.resolve(name, field), service))
@@ -75,6 +80,39 @@ def check_service(folder: ServiceFolder) -> Checked:
         items=items,
         warnings=tuple(_warnings(folder, profile, measurable=not emulated)),
     )
+
+
+def _reach_warnings(service: Service, profile: Profile) -> list[str]:
+    """Return what the classes ask for that the workers cannot give.
+
+    Raises:
+        ConfigError: the profile does not cover the workers that would start, or they cannot be planned.
+    """
+    model = ServiceModel(service, profile)
+    plans = [
+        model.plans(variant, kind.threads, kind.device)
+        for kind in initial_allocation(service, profile)
+        for variant in kind.variants
+    ]
+    highest = max(max(p.model.accuracy) for p in plans)
+    least_s = min(
+        f.latency_s[0] for p in plans if (f := p.frontier(p.allowed(model.index.all), 1)) and len(f)
+    )
+    warnings = []
+    for name, slo in service.classes.items():
+        if slo.accuracy_floor > highest:
+            warnings.append(
+                f"class {name}: no mode reaches floor {slo.accuracy_floor:g}; the highest is {highest:.4f}"
+            )
+        if slo.latency_slo_s < least_s:
+            warnings.append(
+                f"class {name}: no answer takes less than {least_s * 1e3:.3f} ms, the SLO is {slo.latency_slo_ms:g} ms"
+            )
+    if service.adapter.policy != "static":
+        warnings.append(
+            f"adapter policy {service.adapter.policy!r} has no effect yet: the workers stay as they start"
+        )
+    return warnings
 
 
 def _profile_path(folder: ServiceFolder) -> Path:
@@ -97,7 +135,7 @@ def _warnings(folder: ServiceFolder, profile: Profile | None, *, measurable: boo
     again = f"run: poise profile {folder.file.parent}"
     if profile is None:
         return [f"profile {folder.service.profile!r} is missing, and serving needs it; {again}"]
-    warnings = folder.stale_reasons(profile)
+    warnings = folder.stale_reasons(profile) + _reach_warnings(folder.service, profile)
     if measurable:
         warnings += _other_machine(profile)
     return [f"the profile may no longer hold: {reason}; {again}" for reason in warnings]

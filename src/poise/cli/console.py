@@ -21,12 +21,12 @@ def print_json(value: Any) -> None:
 
 def warning_line(text: str) -> None:
     """Print a warning on stderr."""
-    err.print(f"[yellow]warning:[/] {_escaped(text)}", highlight=False, soft_wrap=True)
+    err.print(f"[yellow]warning:[/] {_escaped(text)}", highlight=False, soft_wrap=True, emoji=False)
 
 
 def error_line(text: str) -> None:
     """Print an error on stderr."""
-    err.print(f"[red]error:[/] {_escaped(text)}", highlight=False, soft_wrap=True)
+    err.print(f"[red]error:[/] {_escaped(text)}", highlight=False, soft_wrap=True, emoji=False)
 
 
 def _escaped(text: str) -> str:

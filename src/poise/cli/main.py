@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -61,6 +62,13 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # the last resort: people get a line, whoever mends it sets POISE_DEBUG
+        if os.environ.get("POISE_DEBUG"):
+            raise
+        error_line(
+            f"poise met a fault of its own ({type(error).__name__}: {error}); POISE_DEBUG=1 shows where"
+        )
+        sys.exit(70)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,11 @@ def profile(
     from poise.profiling import measure_profile, write_profile
 
     folder = open_service(service)
-    path = folder.resolve(folder.service.profile, "profile", must_exist=False) if out is None else out
-    known = folder.load_profile() if keep_accuracy else None
+    before = folder.resolve(folder.service.profile, "profile", must_exist=False)
+    path = before if out is None else out
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{str(path)!r} is no file", field="--out", expected="a path for a file")
+    known = folder.load_profile() if keep_accuracy and before.is_file() else None
     with _progress() as on_progress:
         measured = measure_profile(
             folder, budget_s=budget_s, threads=_threads(threads), known=known, on_progress=on_progress

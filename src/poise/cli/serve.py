@@ -36,9 +36,11 @@ def serve(
     grace_s: Annotated[
         float, typer.Option(help="Seconds that accepted jobs have to be answered after SIGTERM.", min=0)
     ] = 30.0,
-    max_body_mb: Annotated[float, typer.Option(help="The largest request body, in MB.", min=0.001)] = 64.0,
+    max_body_mb: Annotated[
+        float, typer.Option(help="The largest request body, in MB.", min=0.001, max=1e5)
+    ] = 64.0,
     arena_mb: Annotated[
-        float, typer.Option(help="Shared memory for the tensors of waiting jobs, in MB.", min=0.001)
+        float, typer.Option(help="Shared memory for the tensors of waiting jobs, in MB.", min=0.001, max=1e6)
     ] = 512.0,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on an address that other machines can reach.")

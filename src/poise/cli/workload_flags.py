@@ -11,6 +11,7 @@ import functools
 import gzip
 import inspect
 import lzma
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -231,7 +232,12 @@ def _items_of(base: dict[str, Any], flags: WorkloadFlags) -> dict[str, Any]:
     held = base | _given(
         mean=flags.items, dist=flags.items_dist, sd=flags.items_sd, min=flags.items_min, max=flags.items_max
     )
-    if flags.items is not None and flags.items_max is None and held.get("dist", "constant") == "constant":
+    if (
+        flags.items is not None
+        and math.isfinite(flags.items)
+        and flags.items_max is None
+        and held.get("dist", "constant") == "constant"
+    ):
         held["max"] = max(held.get("max", Items().max), round(flags.items))
     return held
 

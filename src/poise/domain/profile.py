@@ -14,7 +14,7 @@ from poise.domain.quantities import (
     require_not_negative,
     require_positive,
 )
-from poise.domain.service import Device
+from poise.domain.service import MAX_BATCH, Device
 
 LatencyStatistic = Literal["mean", "p50", "p95", "p99"]
 WAY_STAGE = "way"
@@ -42,6 +42,8 @@ class LatencyPoint(FileStruct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         require_at_least_one(self.threads, "threads")
         require_at_least_one(self.batch, "batch")
+        if self.batch > MAX_BATCH:
+            raise ValueError(f"got batch {self.batch}, expected at most {MAX_BATCH}")
         require_not_negative(self.mean_s, "mean_s")
         last = 0.0
         for field in ("p50_s", "p95_s", "p99_s"):

@@ -28,6 +28,8 @@ Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
 ]
 Device = Literal["cpu", "cuda"]
+MAX_BATCH = 4096
+"""Beyond this a batch is a mistake, and its tables would fill the memory."""
 
 
 class TensorSpec(FileStruct, frozen=True, kw_only=True):
@@ -192,6 +194,8 @@ class SchedulerSettings(FileStruct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         require_at_least_one(self.max_batch, "max_batch")
+        if self.max_batch > MAX_BATCH:
+            raise ValueError(f"got max_batch {self.max_batch}, expected at most {MAX_BATCH}")
         require_at_least_one(self.queue_jobs, "queue_jobs")
         require_at_least_one(self.queue_items, "queue_items")
 

@@ -159,6 +159,15 @@ def check_profile_matches(service: Service, profile: Profile, source: str) -> No
             )
         measured = profile.variant(name)
         known = set(service.modalities)
+        for stage in measured.stages:
+            unknown = sorted({name for names in stage.modality_sets for name in names} - known)
+            if unknown:
+                raise ConfigError(
+                    f"stage {stage.name!r} of variant {name!r} names modality {unknown[0]!r}",
+                    file=source,
+                    field="variants.stages.modality_sets",
+                    expected=f"modalities of {sorted(known)}",
+                )
         for mode in measured.modes:
             if not set(mode.modalities) <= known:
                 raise ConfigError(

@@ -148,10 +148,9 @@ class ServiceModel:
                 plans.frontier(plans.allowed(available), planned.max_batch)
         except ValueError as error:
             raise ConfigError(
-                f"variant {variant!r}: {error}",
+                f"variant {variant!r} with {threads} threads on {device}: {error}",
                 file=self.service.profile,
                 field="variants.stages",
-                expected=f"points for threads {threads} on {device}: profile again",
             ) from None
         return plans
 

@@ -53,6 +53,13 @@ def _top1(service: Service) -> Metric:
                 field="validation",
                 expected="whole numbers [n]",
             )
+        classes = outputs[name].shape[1]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ConfigError(
+                f"metric top1 with labels from {labels.min()} to {labels.max()}",
+                field="label",
+                expected=f"0 to {classes - 1}, as output {name!r} has",
+            )
         return np.asarray(outputs[name].argmax(axis=1) == labels, np.float64)
 
     return top1

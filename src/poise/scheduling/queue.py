@@ -18,8 +18,8 @@ class Waiting:
     """
 
     __slots__ = (
-        "accuracy_planned", "alone", "below_floor", "credit_drawn", "deaths", "dispatched_s", "done", "doomed",
-        "expected_sum", "failures", "floor", "item_work_s", "job", "lost", "next_item", "own_terms", "parts",
+        "accuracy_planned", "alone", "banked", "below_floor", "credit_drawn", "deaths", "dispatched_s", "done",
+        "doomed", "expected_sum", "failures", "floor", "item_work_s", "job", "lost", "next_item", "own_terms", "parts",
         "planned_items", "queued", "running",
     )  # fmt: skip
 
@@ -39,6 +39,8 @@ class Waiting:
         self.expected_sum = 0.0
         """Sum over answered items of the measured accuracy of the modes that answered them."""
         self.credit_drawn = 0.0
+        self.banked = 0.0
+        """What its answered items added to its class's balance so far."""
         self.own_terms = False
         """Its floor is below its class's: it is held to its own, and neither earns nor spends the class's credit."""
         self.parts: list[tuple[int, int, int, str]] = []

@@ -18,6 +18,7 @@ class RunningPart(msgspec.Struct, frozen=True):
     first_item: int
     items: int
     modalities: int
+    alone: bool
 
 
 class RunningBatch:
@@ -73,7 +74,9 @@ class RunningBatch:
             entry = part.entry
             if entry.doomed is None and not entry.own_terms:
                 accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
-                answered[entry.job.slo_class] += (accuracy - entry.floor) * part.items
+                gain = (accuracy - entry.floor) * part.items
+                answered[entry.job.slo_class] += gain
+                entry.banked += gain
         for slo_class, net in self._net.items():
             still = answered[slo_class] + max(0.0, -net)
             if still > 0:
@@ -92,9 +95,13 @@ class RunningBatch:
             entry.parts.append((part.first_item, part.items, part.modalities, self.plans.name))
         return list({id(part.entry): part.entry for part in self.parts}.values())
 
-    def give_back(self) -> list[tuple[Waiting, int]]:
-        """Mark all items as still to be answered; return (job, items), each job once. The caller queues them."""
-        returned: dict[int, tuple[Waiting, int]] = {}
+    def give_back(self) -> list[tuple[Waiting, int, bool]]:
+        """Mark all items as still to be answered; return (job, items, counts), each job once. The caller queues them.
+
+        A loss ``counts`` against a job that ran alone, or that never lost a batch before: of a job split over
+        workers that all die at once, only one does.
+        """
+        returned: dict[int, tuple[Waiting, int, bool]] = {}
         for part in self.parts:
             entry = part.entry
             entry.running -= part.items
@@ -102,5 +109,6 @@ class RunningBatch:
             accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
             entry.accuracy_planned -= accuracy * part.items
             entry.lost.append((part.first_item, part.items))
-            returned[id(entry)] = (entry, returned.get(id(entry), (entry, 0))[1] + part.items)
+            items = part.items + (returned[id(entry)][1] if id(entry) in returned else 0)
+            returned[id(entry)] = (entry, items, part.alone or entry.deaths + entry.failures == 0)
         return list(returned.values())

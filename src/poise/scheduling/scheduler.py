@@ -7,9 +7,11 @@ so that a driver may free its tensors then.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import WAY_STAGE, Profile
-from poise.domain.service import Device, Service
+from poise.domain.service import Device, Service, WorkerKind
 from poise.errors import InternalError
 from poise.planning.service_model import FLOOR_TOLERANCE, ServiceModel
 from poise.scheduling.admission import Admission
@@ -33,6 +35,8 @@ from poise.scheduling.running import RunningBatch, RunningPart
 from poise.scheduling.view import Choice, DispatchView, WorkerState
 
 RATE_WINDOW_OF_SLO = 4.0
+MAX_PASSED_OVER = 3
+"""How many jobs that an idle worker cannot hold are passed over at one event before it stays idle."""
 MAX_TRIES = 2
 """A job whose batch was lost or failed is tried once more, alone."""
 
@@ -96,6 +100,16 @@ class Scheduler:
         self._ask_to_wake()
         return self._out
 
+    def plan_for(self, kinds: Iterable[WorkerKind]) -> None:
+        """Work out the plans of some kinds of workers before there are any.
+
+        Raises:
+            ConfigError: the profile does not cover them, or they cannot be planned.
+        """
+        for kind in kinds:
+            for variant in kind.variants:
+                self.model.plans(variant, kind.threads, kind.device)
+
     # Jobs
 
     def _arrived(self, job: Job) -> None:
@@ -108,14 +122,21 @@ class Scheduler:
         elif not self.workers:
             refusal = Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
         else:
-            refusal = self._admission.judge(
-                job, self._now_s, self.queue, list(self.workers.values()), self._costs
-            )
+            refusal = self._judge(job)
         if isinstance(refusal, Refuse):
             self._out.append(refusal)
             return
         self.jobs[job.id] = refusal
         self.queue.insert(refusal)
+
+    def _judge(self, job: Job) -> Refuse | Waiting:
+        workers = list(self.workers.values())
+        found = self._admission.judge(job, self._now_s, self.queue, workers, self._costs)
+        if isinstance(found, Refuse) and found.reason is RefusalReason.DEADLINE_UNREACHABLE:
+            idle = [worker for worker in workers if worker.batch_id is None]
+            if [worker for worker in idle if worker.calibration.forget_if_stale(self._now_s)]:
+                found = self._admission.judge(job, self._now_s, self.queue, workers, self._costs)
+        return found
 
     def _cancelled(self, job_id: int) -> None:
         entry = self.jobs.get(job_id)
@@ -129,8 +150,12 @@ class Scheduler:
         if entry.queued:
             self.queue.remove(entry)
         entry.doomed = (reason, detail)
-        if entry.credit_drawn:
-            self.balances[entry.job.slo_class].earn(entry.credit_drawn)
+        balance = self.balances[entry.job.slo_class]
+        balance.earn(entry.credit_drawn)
+        if entry.banked > 0:
+            balance.owe(entry.banked)
+        else:
+            balance.earn(-entry.banked)
         self._settle(entry)
 
     def _settle(self, entry: Waiting) -> None:
@@ -189,12 +214,14 @@ class Scheduler:
     def _take_back(self, batch: RunningBatch, *, killed: bool) -> None:
         """Return a lost batch's items to the queue: each job is tried once more, alone."""
         batch.return_credit(self.balances)
-        for entry, items in batch.give_back():
+        for entry, items, counts in batch.give_back():
             if entry.doomed is not None:
                 self._settle(entry)
                 continue
             self.queue.returned(entry, items)
             entry.alone = True
+            if not counts:
+                continue
             if killed:
                 entry.deaths += 1
             else:
@@ -224,6 +251,7 @@ class Scheduler:
             stages_s, way_s = batch.predicted()
             measured = [time_s for name, time_s in event.stage_s if name != WAY_STAGE]
             self.workers[event.worker_id].calibration.observe(
+                now_s=self._now_s,
                 run_s=event.run_s,
                 stages_s=sum(measured) if measured else max(0.0, event.run_s - way_s),
                 predicted_s=stages_s,
@@ -236,22 +264,34 @@ class Scheduler:
     # Dispatch
 
     def _dispatch(self) -> None:
+        """Give idle workers their batches; refuse jobs that every idle worker declined and no busy one can hold."""
         while self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s:
             self._give_up(self.queue.entries[0], "its deadline passed while it waited")
+        lost = True
+        while lost and self.queue.entries:
+            declined = self._feed_idle_workers()
+            lost = False
+            for entry, by in declined.values():
+                if entry.queued and self._hopeless(entry, by):
+                    self._give_up(entry, "its deadline can no longer be met")
+                    lost = True
+
+    def _feed_idle_workers(self) -> dict[int, tuple[Waiting, set[int]]]:
+        """Give each idle worker its next batch. Returns the jobs that led one that could not be, by which workers."""
+        declined: dict[int, tuple[Waiting, set[int]]] = {}
         idle = [worker for worker in self.workers.values() if worker.batch_id is None]
         idle.sort(key=lambda worker: (worker.calibration.factor, worker.worker_id))
         for worker in idle:
             passed_over: set[int] = set()
-            while entries := self._entries_for(worker, passed_over):
+            while len(passed_over) <= MAX_PASSED_OVER and (entries := self._entries_for(worker, passed_over)):
                 choice = self.policy.choose(self._view(worker, entries))
                 if choice is not None:
                     self._run(worker, choice)
                     break
                 first = entries[0]
-                if self._hopeless(first):
-                    self._give_up(first, "its deadline can no longer be met")
-                else:
-                    passed_over.add(first.job.id)
+                passed_over.add(first.job.id)
+                declined.setdefault(first.job.id, (first, set()))[1].add(worker.worker_id)
+        return declined
 
     def _entries_for(self, worker: WorkerState, passed_over: set[int]) -> list[Waiting]:
         """Waiting jobs that a worker may be given: all, where the workers are alike and none was passed over."""
@@ -264,13 +304,13 @@ class Scheduler:
         least = 0.0 if soft else entry.floor - FLOOR_TOLERANCE
         return worker.highest_accuracy(self.policy, entry.job.available) >= least
 
-    def _hopeless(self, entry: Waiting) -> bool:
+    def _hopeless(self, entry: Waiting, declined_by: set[int]) -> bool:
         """Whether no worker could answer a job in time even if it were given nothing else."""
-        soft = self.service.classes[entry.job.slo_class].prefer == "deadline"
         job = entry.job
+        soft = self.service.classes[job.slo_class].prefer == "deadline"
         least_s = self._costs.latency_s(job.available, 0.0 if soft else entry.floor, 1)
         return not any(
-            worker.batch_id is not None  # an idle one has just been asked, or will be
+            (worker.batch_id is not None or worker.worker_id not in declined_by)
             and max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
             and self._can_answer(worker, entry)
             for worker in self.workers.values()
@@ -313,7 +353,7 @@ class Scheduler:
                 while start < first + items:
                     mask, left = counts[0]
                     used = min(left, first + items - start)
-                    batch.add(RunningPart(entry, start, used, mask))
+                    batch.add(RunningPart(entry, start, used, mask, entry.alone))
                     start += used
                     counts[0] = (mask, left - used)
                     if used == left:

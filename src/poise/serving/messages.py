@@ -100,7 +100,7 @@ def decode_start(data: bytes) -> Start:
     """
     try:
         return _start.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"start of a worker does not decode: {error}") from None
 
 
@@ -112,7 +112,7 @@ def decode_to_worker(data: bytes) -> ToWorker:
     """
     try:
         return _to_worker.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"message to a worker does not decode: {error}") from None
 
 
@@ -124,7 +124,7 @@ def decode_from_worker(data: bytes) -> FromWorker:
     """
     try:
         return _from_worker.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"message from a worker does not decode: {error}") from None
 
 

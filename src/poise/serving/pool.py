@@ -73,6 +73,8 @@ class WorkerPool:
         self._profile = profile
         self._arena = arena
         self._listener = listener
+        if folder.service.allocation is None and folder.service.budget.cores > len(cores):
+            log.warning("the budget has %d cores, there are %d here", folder.service.budget.cores, len(cores))
         kinds = [
             k for kind in initial_allocation(folder.service, profile, len(cores)) for k in [kind] * kind.count
         ]
