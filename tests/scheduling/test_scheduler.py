@@ -455,3 +455,19 @@ def test_time_that_small_items_leave_buys_accuracy_later(hand) -> None:
                 used.extend(p.modalities for p in batch.parts)
     tail = used[100:]
     assert sum(m != CHEAP for m in tail) / len(tail) > 0.3
+
+
+def test_a_job_larger_than_what_a_stage_was_measured_at_is_split(hand, make_profile) -> None:
+    profile = make_profile()
+    (variant,) = profile.variants
+    short = msgspec.structs.replace(variant.stages[0], latency=variant.stages[0].latency[:3])  # up to 4
+    variant = msgspec.structs.replace(variant, stages=(short, variant.stages[1]))
+    h = hand(profile=msgspec.structs.replace(profile, variants=(variant,)))
+    commands, now = h.arrive(1, 0.0, items=6), 0.0
+    sizes = []
+    while 1 not in h.outcomes:
+        batch = run_of(commands)
+        sizes.append(sum(p.items for p in batch.parts))
+        now += batch.expected_s
+        commands = h.finish(batch.batch_id, now)
+    assert sizes == [4, 2]

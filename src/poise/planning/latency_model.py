@@ -59,7 +59,8 @@ def latency_model(
     """Build the model of a variant from its profile, leaving out the stage named ``without``.
 
     ``accuracy`` replaces the measured means by mask, where a promise is held against bounds. The largest batch
-    is the smaller of ``max_batch`` and the largest that every stage used by all modality sets was measured at.
+    is the smaller of ``max_batch`` and the largest that every stage was measured at: a larger job is split, and
+    a batch that only some modality sets could take would leave the others' items waiting.
 
     Raises:
         ValueError: a stage has no latency at these threads on this device.
@@ -75,14 +76,10 @@ def latency_model(
         if not any(uses) or stage.name == without:
             continue
         table = latency_table(stage.latency, statistic, threads=threads, device=device)
-        if all(uses):
-            limit = min(limit, len(table) - 1)
+        limit = min(limit, len(table) - 1)
         known = merged.get(uses)
         merged[uses] = list(table) if known is None else [a + b for a, b in zip(known, table, strict=False)]
-    groups = tuple(
-        StageGroup(uses=uses, table=tuple(table[: limit + 1]) + (math.inf,) * max(0, limit + 1 - len(table)))
-        for uses, table in merged.items()
-    )
+    groups = tuple(StageGroup(uses=uses, table=tuple(table[: limit + 1])) for uses, table in merged.items())
     return LatencyModel(
         sets=sets, accuracy=tuple(values[mask] for mask in sets), groups=groups, max_batch=limit
     )
