@@ -25,7 +25,10 @@ class Admission:
     the job and its own must fit before its deadline, and no waiting job that could be held may be lost by it.
     """
 
-    def __init__(self, service: Service, balances: Mapping[str, AccuracyBalance]) -> None:
+    def __init__(
+        self, service: Service, balances: Mapping[str, AccuracyBalance], *, by_deadline: bool = True
+    ) -> None:
+        self._by_deadline = by_deadline
         self._service = service
         self._balances = balances
 
@@ -60,7 +63,7 @@ class Admission:
         planned_floor = min(floor, reachable)
         work_floor = 0.0 if prefers_deadline else planned_floor
         entry = Waiting(job, planned_floor, costs.rate_s(job.available, work_floor))
-        if not self._in_time(entry, now_s, queue, workers, costs, work_floor):
+        if self._by_deadline and not self._in_time(entry, now_s, queue, workers, costs, work_floor):
             return Refuse(
                 job.id,
                 RefusalReason.DEADLINE_UNREACHABLE,

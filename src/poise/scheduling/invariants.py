@@ -22,8 +22,8 @@ def check_invariants(scheduler: Scheduler) -> None:
     queue = scheduler.queue
     for before, after in pairwise(queue.entries):
         _require(
-            (before.job.deadline_s, before.job.id) < (after.job.deadline_s, after.job.id),
-            "the queue is in deadline order",
+            queue.before(before.job, after.job),
+            "the queue is in its order",
             repr(before.job),
             repr(after.job),
         )

@@ -32,7 +32,7 @@ from poise.scheduling.events import (
 from poise.scheduling.policies import policy_named
 from poise.scheduling.queue import DeadlineQueue, Waiting
 from poise.scheduling.running import RunningBatch, RunningPart
-from poise.scheduling.view import Choice, DispatchView, WorkerState
+from poise.scheduling.view import Choice, DispatchView, QueueView, WorkerState
 
 RATE_WINDOW_OF_SLO = 4.0
 MAX_PASSED_OVER = 3
@@ -52,7 +52,7 @@ class Scheduler:
         self.service = service
         self.policy = policy_named(policy or service.scheduler.policy)
         self.model = ServiceModel(service, profile)
-        self.queue = DeadlineQueue()
+        self.queue = DeadlineQueue(by_arrival=self.policy.order == "arrival")
         self.jobs: dict[int, Waiting] = {}
         self.workers: dict[int, WorkerState] = {}
         self.batches: dict[int, RunningBatch] = {}
@@ -65,7 +65,7 @@ class Scheduler:
         self._rate = ArrivalRate(max(1.0, RATE_WINDOW_OF_SLO * self._slo_s))
         self._costs = LeastCosts(self.policy.reach, ())
         self._alike = True
-        self._admission = Admission(service, self.balances)
+        self._admission = Admission(service, self.balances, by_deadline=self.policy.admits)
         self._now_s = float("-inf")
         self._next_batch = 1
         self._wake_s: float | None = None
@@ -128,6 +128,9 @@ class Scheduler:
             return
         self.jobs[job.id] = refusal
         self.queue.insert(refusal)
+        if self.policy.plans_ahead:
+            for lost in self.policy.arrived(self._queue_view(), refusal):
+                self._doom(lost, RefusalReason.DEADLINE_UNREACHABLE, "the policy dropped it for its deadline")
 
     def _judge(self, job: Job) -> Refuse | Waiting:
         workers = list(self.workers.values())
@@ -265,7 +268,9 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Give idle workers their batches; refuse jobs that every idle worker declined and no busy one can hold."""
-        while self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s:
+        while (
+            self.policy.admits and self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s
+        ):
             self._give_up(self.queue.entries[0], "its deadline passed while it waited")
         lost = True
         while lost and self.queue.entries:
@@ -311,7 +316,10 @@ class Scheduler:
         least_s = self._costs.latency_s(job.available, 0.0 if soft else entry.floor, 1)
         return not any(
             (worker.batch_id is not None or worker.worker_id not in declined_by)
-            and max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
+            and (
+                not self.policy.admits
+                or max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
+            )
             and self._can_answer(worker, entry)
             for worker in self.workers.values()
         )
@@ -334,6 +342,16 @@ class Scheduler:
             max_batch=self.service.scheduler.max_batch,
             shortest_slo_s=self._slo_s,
             saved_s=self._saved_s,
+            costs=self._costs,
+        )
+
+    def _queue_view(self) -> QueueView:
+        return QueueView(
+            now_s=self._now_s,
+            workers=tuple(self.workers.values()),
+            queue=self.queue,
+            model=self.model,
+            scope=self.service.guarantee.scope,
             costs=self._costs,
         )
 
@@ -371,7 +389,7 @@ class Scheduler:
 
     def _ask_to_wake(self) -> None:
         """Make sure that the first job's deadline is noticed even if nothing else happens."""
-        if not self.queue.entries:
+        if not self.queue.entries or not self.policy.admits:
             return
         first_s = self.queue.entries[0].job.deadline_s
         if self._wake_s is None or first_s < self._wake_s:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -12,6 +12,8 @@ from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.calibration import Calibration
 from poise.scheduling.costs import LeastCosts
 from poise.scheduling.queue import DeadlineQueue, Waiting
+
+Order = Literal["deadline", "arrival"]
 
 
 class WorkerState:
@@ -87,18 +89,43 @@ class Choice(msgspec.Struct, frozen=True):
     saved_s: float = 0.0
 
 
-class Policy(Protocol):
-    """A scheduling policy: which modality sets it would use at all, and the next batch."""
+class QueueView(msgspec.Struct, frozen=True):
+    """State after a job was taken into the queue. Policies that plan ahead read it. Units: seconds."""
 
-    @property
-    def name(self) -> str:
-        """The name that selects it."""
-        ...
+    now_s: float
+    workers: Sequence[WorkerState]
+    queue: DeadlineQueue
+    model: ServiceModel
+    scope: Literal["job", "class"]
+    costs: LeastCosts
+
+
+class Policy:
+    """A scheduling policy: which modality sets it would use at all, and the next batch.
+
+    A subclass sets ``name`` and overrides ``reach`` and ``choose``; ``arrived`` too where it plans ahead.
+    """
+
+    name: ClassVar[str] = ""
+    """The name that selects it."""
+    admits: ClassVar[bool] = True
+    """Whether jobs that cannot be answered in time are refused, on arrival or as soon as that is known."""
+    order: ClassVar[Order] = "deadline"
+    """The order in which jobs wait."""
+    plans_ahead: ClassVar[bool] = False
+    """Whether ``arrived`` is called."""
 
     def reach(self, plans: VariantPlans, available: int) -> int:
         """Return the key of the modality sets it would ever use for a job with these modalities."""
-        ...
+        return plans.allowed(available)
 
     def choose(self, view: DispatchView) -> Choice | None:
         """Return the next batch, led by the first waiting job; None if that job cannot be held any more."""
-        ...
+        raise NotImplementedError
+
+    def arrived(self, view: QueueView, entry: Waiting) -> Sequence[Waiting]:
+        """Plan the queue anew with a job that was just taken; return the waiting jobs to refuse.
+
+        What it plans for a job it keeps in ``Waiting.plan``.
+        """
+        return ()
