@@ -2,6 +2,7 @@
 
 make bench                              all of them
 make bench ARGS='capacity overload'     some
+make bench ARGS='scheduling'            those that compare the scheduling policies
 make bench ARGS='--quick'               to see that they run; the figures are worth nothing
 make bench ARGS='--tables'              the tables of the results that are there, in Markdown
 """
@@ -13,11 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from rich.console import Console
-from suite import accuracy, capacity, front_end, overload, profile, scheduler
 from suite.bench import Bench, Options
 from suite.results import read_result, this_machine, write_result
 
@@ -25,15 +27,29 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK_RESULTS = ROOT / "runs" / "bench"
 
-BENCHMARKS: Mapping[str, ModuleType] = MappingProxyType(
+BENCHMARKS: Mapping[str, str] = MappingProxyType(
     {
-        "capacity": capacity,
-        "overload": overload,
-        "accuracy": accuracy,
-        "front_end": front_end,
-        "scheduler": scheduler,
-        "profile": profile,
+        "capacity": "suite.capacity",
+        "overload": "suite.overload",
+        "accuracy": "suite.accuracy",
+        "front_end": "suite.front_end",
+        "scheduler": "suite.scheduler",
+        "queue_plan": "suite.queue_plan",
+        "simulator": "suite.simulator",
+        "profile": "suite.profile",
+        "held": "scheduling.held",
+        "completion": "scheduling.completion",
+        "effective": "scheduling.effective",
+        "wrong_profile": "scheduling.wrong_profile",
+        "tenants": "scheduling.tenants",
+        "bursts": "scheduling.bursts",
+        "held_live": "scheduling.held_live",
+        "agreement": "scheduling.agreement",
     }
+)
+"""Name -> module: ``measure(bench)`` runs it, ``grids(result)`` are its tables, ``Result`` is what it found."""
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"scheduling": tuple(name for name, module in BENCHMARKS.items() if module.startswith("scheduling."))}
 )
 
 out = Console() if sys.stdout.isatty() else Console(width=160)
@@ -44,22 +60,25 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="benchmarks/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}")
+    known = [*BENCHMARKS, *GROUPS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="short runs; writes to runs/bench")
     parser.add_argument(
         "--repeats", type=int, default=None, help="runs of each figure (default: 3; quick: 2)"
     )
     parser.add_argument("--service", type=Path, default=ROOT / "examples" / "digits", help="the example")
     parser.add_argument("--keep-profile", action="store_true", help="take the service's profile as it is")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that simulate the comparisons at once")
     parser.add_argument("--out", type=Path, default=None, help="where results go")
     parser.add_argument(
         "--tables", action="store_true", help="print the results there in Markdown, run nothing"
     )
     given = parser.parse_args()
-    unknown = [name for name in given.names if name not in BENCHMARKS]
+    unknown = [name for name in given.names if name not in known]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}: expected some of {', '.join(BENCHMARKS)}")
-    given.names = given.names or list(BENCHMARKS)
+        parser.error(f"no benchmark {unknown[0]!r}: expected some of {', '.join(known)}")
+    chosen = {each for name in given.names for each in GROUPS.get(name, (name,))}
+    given.names = [name for name in BENCHMARKS if name in chosen or not chosen]
     given.repeats = given.repeats or (2 if given.quick else 3)
     given.out = given.out or (QUICK_RESULTS if given.quick else RESULTS)
     return given
@@ -82,16 +101,27 @@ def main() -> None:
                 quick=given.quick,
                 repeats=given.repeats,
                 keep_profile=given.keep_profile,
+                jobs=given.jobs,
             )
         )
-        for name, module in BENCHMARKS.items():
-            if name in given.names:
+        for name in given.names:
+            module = module_of(name)
+            if module is not None:
                 run_one(name, module, bench)
+
+
+def module_of(name: str) -> ModuleType | None:
+    """Return a benchmark's module; None, having said so, where this version has no such file."""
+    if find_spec(BENCHMARKS[name]) is None:
+        print(f"{name}: no module {BENCHMARKS[name]}, left out", file=sys.stderr)
+        return None
+    return import_module(BENCHMARKS[name])
 
 
 def run_one(name: str, module: ModuleType, bench: Bench) -> None:
     """Run one benchmark, print its tables and write its file."""
     out.rule(name)
+    bench.begin(name)
     start = time.perf_counter()
     result = module.measure(bench)
     took_s = time.perf_counter() - start
@@ -107,11 +137,11 @@ def run_one(name: str, module: ModuleType, bench: Bench) -> None:
 def print_markdown(name: str, folder: Path) -> None:
     """Print a result's tables as the README has them."""
     path = folder / f"{name}.json"
-    if not path.is_file():
+    module = module_of(name)
+    if not path.is_file() or module is None:
         print(f"no result at {path}", file=sys.stderr)
         return
     written = read_result(path)
-    module = BENCHMARKS[name]
     quick = ", **a quick run**" if written.quick else ""
     print(f"### {name}\n\n{written.date}, {written.machine.text()}, {written.took_s:.0f} s{quick}.\n")
     for grid in module.grids(written.decoded(module.Result)):

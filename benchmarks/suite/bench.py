@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +26,10 @@ err = Console(stderr=True)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run. ``keep_profile``: take the service's own profile and do not measure. Units: seconds."""
+    """How to run. Units: seconds.
+
+    ``keep_profile``: take the service's own profile and do not measure. ``jobs``: processes that simulate at once.
+    """
 
     service: Path
     results: Path
@@ -33,6 +37,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     quick: bool
     repeats: int
     keep_profile: bool
+    jobs: int = 1
 
     def pick(self, full: float, quick: float) -> float:
         """Return the one or the other number, by ``quick``."""
@@ -51,10 +56,20 @@ class Bench:
         """(policy, guarantee scope) -> simulated capacities, one for each seed. Units: jobs/s."""
         self.live_capacity_rps: dict[str, float] = {}
         """Policy -> capacity found live. Units: jobs/s."""
+        self._log: Path | None = None
+
+    def begin(self, name: str) -> None:
+        """Begin a benchmark: from now on its log, ``logs/<name>.txt`` beside the results, is written, anew."""
+        self._log = self.options.results / "logs" / f"{name}.txt"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.write_text("")
 
     def say(self, what: str) -> None:
-        """Say on stderr what is going on."""
+        """Say on stderr what is going on, and in the log, with the time."""
         err.print(what, highlight=False, style="dim", soft_wrap=True)
+        if self._log is not None:
+            with self._log.open("a") as log:
+                log.write(f"{datetime.now().isoformat(timespec='seconds')} {what}\n")
 
     @property
     def seeds(self) -> range:
@@ -64,23 +79,43 @@ class Bench:
     @cached_property
     def folder(self) -> ServiceFolder:
         """The copied service, without a profile unless ``keep_profile``."""
-        source = self.options.service
-        if (source / "derive.py").is_file():
-            self.say("deriving the example's arrays")
-            run([sys.executable, "derive.py"], cwd=source)
-        copy = self.options.work / "service"
-        copy_service(open_service(source), copy, with_profile=self.options.keep_profile)
-        return open_service(copy)
+        return self._copied(self.options.service, self.options.work / "service")
 
     @cached_property
     def profile(self) -> Profile:
         """The profile, measured on this machine unless ``keep_profile``."""
-        folder = self.folder
+        self._measure(self.folder)
+        return self.folder.load_profile()
+
+    def measured(self) -> None:
+        """Make sure that the copied service has a profile in its folder."""
+        _ = self.profile
+
+    @cached_property
+    def sensors(self) -> ServiceFolder | None:
+        """The second example, copied and profiled; None where it is not there (or not its profile, that is kept)."""
+        source = self.options.service.parent / "sensors"
+        needed = ["service.yaml", *(["profile.json"] if self.options.keep_profile else [])]
+        if not all((source / name).is_file() for name in needed):
+            return None
+        folder = self._copied(source, self.options.work / "sensors")
+        self._measure(folder)
+        return folder
+
+    def _copied(self, source: Path, copy: Path) -> ServiceFolder:
+        """Copy an example, with its profile only if that is kept."""
+        if (source / "derive.py").is_file():
+            self.say(f"deriving the arrays of {source.name}")
+            run([sys.executable, "derive.py"], cwd=source)
+        copy_service(open_service(source), copy, with_profile=self.options.keep_profile)
+        return open_service(copy)
+
+    def _measure(self, folder: ServiceFolder) -> None:
+        """Profile a copied example, unless its profile is kept."""
         if not self.options.keep_profile:
             budget_s = self.options.pick(60, 12)
             self.say(f"profiling {folder.service.service}, about {budget_s:g} s")
             run(poise_command("profile", str(folder.root), "--budget-s", str(budget_s)))
-        return folder.load_profile()
 
     @property
     def service(self) -> Service:

@@ -103,13 +103,23 @@ def _cpu_s(target: Server) -> tuple[float, float, float, float]:
     return target.cpu_s(), target.workers_cpu_s(), ended.ru_utime + ended.ru_stime, busy_s
 
 
-def send_poisson(bench: Bench, policy: str, load: float, duration_s: float, seed: int) -> Sent:
-    """Start a server, send Poisson arrivals at the demo's floor, stop it."""
-    folder = bench.folder.root
+def send_poisson(
+    bench: Bench,
+    policy: str,
+    load: float,
+    duration_s: float,
+    seed: int,
+    *,
+    folder: Path | None = None,
+    floor: float | None = None,
+) -> Sent:
+    """Start a server, send Poisson arrivals, stop it. The demo's service and its floor unless others are given."""
+    folder = folder or bench.folder.root
+    floor = bench.floor if floor is None else floor
     with server(folder, policy, bench.options.work / "server.log") as target:
         return send(
             target, folder,
             "--process", "poisson", "--rate", repr(load), "--duration", repr(duration_s),
-            "--seed", str(seed), "--floor", repr(bench.floor),
+            "--seed", str(seed), "--floor", repr(floor),
             "--min-jobs", str(int(bench.options.pick(1000, 100))),
         )  # fmt: skip

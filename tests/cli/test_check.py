@@ -122,7 +122,7 @@ def test_what_cannot_be_used_is_an_error(tiny, file, content, words):
         (
             "{max_batch: 8}",
             "{max_batch: 8, policy: best}",
-            "unknown policy 'best', expected one of edf, poise",
+            "unknown policy 'best', expected one of cheapest, edf",
             2,
         ),
         ("{max_batch: 8}", "{max_batch: 100000}", "expected at most 4096", 2),

@@ -53,6 +53,7 @@ def test_one_plan_is_the_cheapest_of_all_that_reach_the_accuracy() -> None:
         (("--batch", "4", "--accuracy", "1.0"), "not achievable: the highest is"),
         (("--accuracy", "0.5"), "--accuracy goes with --batch"),
         (("--batch", "99", "--accuracy", "0.5"), "expected 1 to 8"),
+        (("--batch", "9"), "expected 1 to 8"),
         (("--variant", "huge"), "expected one of ['late', 'whole']"),
         (("--threads", "7"), "no latency measured with 7 threads"),
     ],
@@ -63,6 +64,35 @@ def test_what_cannot_be_is_said_in_one_line(words: tuple[str, ...], said: str) -
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_every_point_has_the_documented_fields() -> None:
+    points = [p for one in json.loads(poise(str(TINY), "--json").stdout) for b in one["batches"] for p in b]
+    assert all(list(point) == ["batch", "latency_s", "accuracy", "counts"] for point in points)
+    labels = {label for point in points for label in point["counts"]}
+    assert all(label.split("+") == sorted(label.split("+")) for label in labels)
+    assert any("+" in label for label in labels)
+    assert all(count > 0 for point in points for count in point["counts"].values())
+
+
+def test_the_highest_accuracy_that_is_named_can_be_had() -> None:
+    refused = poise(str(TINY), "--batch", "3", "--accuracy", "1.0", "--json")
+    highest = refused.stderr.split("the highest is ")[1].strip()
+    done = poise(str(TINY), "--batch", "3", "--accuracy", highest, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accuracy"] >= float(highest)
+
+
+def test_kept_frontiers_that_are_spoilt_change_nothing_but_for_a_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(TINY, folder)
+    before = poise(str(folder), "--json")
+    assert before.stderr == ""
+    (folder / "profile.json.frontiers").write_bytes(b"spoilt")
+    after = poise(str(folder), "--json")
+    assert after.returncode == 0
+    assert after.stdout == before.stdout
+    assert "profile.json.frontiers cannot be used and is made again" in after.stderr
 
 
 def test_a_missing_profile_says_what_to_run(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.runtimes.conftest import TINY, with_variant
 
-from poise.domain.service import Modality, TensorSpec, Variant
+from poise.domain.service import Modality, TensorSpec
 from poise.errors import ConfigError
 from poise.files import ServiceFolder, open_service
 from poise.runtimes import open_variant
@@ -149,15 +149,6 @@ def test_a_missing_model(tiny):
     text = refusal(tiny, with_encoder(tiny, "late/none.onnx"))
     assert text == (
         "service.yaml: variants.late.encoders.sound: file 'late/none.onnx' is missing, expected a file"
-    )
-
-
-def test_a_runtime_of_a_later_release(tiny):
-    variant = Variant(runtime="torch", graphs={"sound": "late/sound.onnx"})
-    service = msgspec.structs.replace(tiny.service, variants={"late": variant})
-    assert refusal(tiny, service) == (
-        "variants.late.runtime: runtime 'torch' is not available in this release, "
-        "expected one of emulated, onnx"
     )
 
 

@@ -15,8 +15,9 @@ def feed(
         calibration.observe(
             now_s=0.0,
             run_s=stages_s + 0.0001 + overhead_s,
-            stages_s=stages_s,
-            predicted_s=predicted_s,
+            variant="one",
+            measured_s={"all": stages_s},
+            predicted_s={"all": predicted_s},
             way_s=0.0001,
         )
 
@@ -56,7 +57,14 @@ def test_outliers_and_nonsense_are_ignored() -> None:
         (float("nan"), 0.1, 0.01),
         (1.0, 0.5, 0.0),
     ):
-        calibration.observe(now_s=0.0, run_s=run_s, stages_s=stages_s, predicted_s=predicted_s, way_s=0.0)
+        calibration.observe(
+            now_s=0.0,
+            run_s=run_s,
+            variant="one",
+            measured_s={"all": stages_s},
+            predicted_s={"all": predicted_s},
+            way_s=0.0,
+        )
     assert calibration.factor == pytest.approx(1.0)
     assert calibration.overhead_s == pytest.approx(0.0)
 
@@ -67,3 +75,21 @@ def test_the_factor_is_bounded_and_recovers() -> None:
     assert calibration.factor == LIMIT
     feed(calibration, 40, predicted_s=0.01, factor=1.0, overhead_s=0.0)
     assert calibration.factor == pytest.approx(1.0)
+
+
+def test_a_stage_that_takes_longer_than_the_others_is_told_apart() -> None:
+    calibration = Calibration()
+    for _ in range(ENOUGH):
+        calibration.observe(
+            now_s=0.0,
+            run_s=0.031,
+            variant="one",
+            measured_s={"slow": 0.020, "right": 0.010},
+            predicted_s={"slow": 0.010, "right": 0.010},
+            way_s=0.001,
+        )
+    assert calibration.factor == pytest.approx(1.5)
+    shape = dict(calibration.shape("one"))
+    assert calibration.factor * shape["slow"] == pytest.approx(2.0, rel=0.05)
+    assert calibration.factor * shape["right"] == pytest.approx(1.0, rel=0.05)
+    assert calibration.shape("another") == ()

@@ -61,7 +61,7 @@ def test_a_tight_deadline_costs_accuracy_not_the_job(hand) -> None:
 def test_jobs_run_in_deadline_order_and_share_batches(hand) -> None:
     h = hand()
     first = run_of(h.arrive(1, 0.0))
-    for job, within in ((2, 0.09), (3, 0.05), (4, 0.07)):
+    for job, within in ((2, 0.09), (3, 0.08), (4, 0.085)):
         h.arrive(job, 0.001, within_s=within)
     batch = run_of(h.finish(first.batch_id, 0.011))
     assert [p.job_id for p in batch.parts] == [3, 4, 2]
@@ -106,10 +106,16 @@ def test_floor_beyond_the_modalities_is_refused_in_scope_job(hand) -> None:
 
 def test_scope_job_holds_each_jobs_mean(hand) -> None:
     h = hand(guarantee={"scope": "job"}, classes={"normal": {"latency_slo_ms": 100, "accuracy_floor": 0.75}})
-    batch = run_of(h.arrive(1, 0.0, items=4, within_s=0.030))
-    used = {p.modalities: p.items for p in batch.parts}
+    used: dict[int, int] = {}
+    commands, now = h.arrive(1, 0.0, items=4, within_s=0.030), 0.0
+    while 1 not in h.outcomes:  # in parts: one batch of 22 ms could block others with deadlines as short
+        batch = run_of(commands)
+        for part in batch.parts:
+            used[part.modalities] = used.get(part.modalities, 0) + part.items
+        now += batch.expected_s
+        commands = h.finish(batch.batch_id, now)
     assert sum({BOTH: 0.96, DEAR: 0.9, CHEAP: 0.6}[m] * n for m, n in used.items()) / 4 >= 0.75
-    assert batch.expected_s <= 0.030
+    assert now <= 0.030
 
 
 def test_scope_class_spends_only_credit_that_was_earned(hand) -> None:
@@ -242,7 +248,7 @@ def test_what_cannot_be_is_an_internal_error_with_its_story(hand) -> None:
 
 
 def test_an_unknown_policy_names_the_known_ones(hand) -> None:
-    with pytest.raises(ConfigError, match="edf, poise"):
+    with pytest.raises(ConfigError, match="cheapest, edf, edf-open"):
         hand(policy="best")
 
 
@@ -282,9 +288,9 @@ def test_clients_floors_do_not_fill_the_caches(hand) -> None:
     for job in range(400):
         batch = run_of(h.arrive(job, job * 0.02, floor=0.6 + job * 1e-7))
         h.finish(batch.batch_id, job * 0.02 + batch.expected_s)
-        costs = h.scheduler._costs
+        costs = h.scheduler._pool.costs
         sizes.append(len(costs._rate) + len(costs._batch) + len(costs._price))
-    assert sizes[-1] == sizes[1]
+    assert sizes[-1] == sizes[10]
 
 
 def test_a_job_that_lowers_its_floor_earns_no_credit_for_others(hand) -> None:

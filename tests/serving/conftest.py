@@ -25,9 +25,10 @@ MODALITY_INPUTS = {"image": ("pixels",), "sound": ("wave",), "word": ("letters",
 class Server:
     """A running ``poise serve``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, stderr: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, stderr: Path, service: str) -> None:
         self.process = process
         self.url = url
+        self.service = service
         self.address = urlsplit(url).netloc
         self._stderr = stderr
 
@@ -49,7 +50,7 @@ class Server:
     def post(self, body: bytes | dict, **headers: str) -> tuple[int, dict]:
         """An infer request, and the answer's JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, _, answer = self.request("POST", "/v2/models/tiny/infer", data, **headers)
+        status, _, answer = self.request("POST", f"/v2/models/{self.service}/infer", data, **headers)
         return status, json.loads(answer)
 
     def metric(self, name: str) -> float:
@@ -137,8 +138,7 @@ def serving(service: Path, *options: str) -> Iterator[Server]:
         assert line, stderr.read_text()
         ready = json.loads(line)
         assert ready["pid"] == process.pid
-        assert ready["service"] == "tiny"
-        yield Server(process, ready["url"], stderr)
+        yield Server(process, ready["url"], stderr, ready["service"])
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             for worker in psutil.Process(process.pid).children():

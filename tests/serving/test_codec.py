@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from poise.domain.service import Datatype, Modality, Service, TensorSpec, Variant
+from poise.domain.service import Datatype, Modality, Service, TensorSpec, Variant, length_key
 from poise.errors import MalformedRequestError, RequestError, TooLargeError
 from poise.files import open_service
 from poise.scheduling.commands import Answer, AnswerPart
@@ -72,9 +72,16 @@ def requests(draw):
 def test_tensors_come_back_bit_for_bit_in_every_form(request):
     body, header_length, arrays = request
     decoded = decode_infer(body, header_length, TYPES_WIRE)
-    assert {tensor.wire.name for tensor in decoded.tensors} == set(arrays)
-    for tensor in decoded.tensors:
-        sent = arrays[tensor.wire.name]
+    found = {tensor.wire.name: tensor for tensor in decoded.tensors}
+    lengths = found.pop(length_key("free"), None)
+    assert set(found) == set(arrays)
+    if "free" in arrays:
+        assert lengths is not None
+        assert lengths.array.tolist() == [arrays["free"].shape[1]] * len(arrays["free"])
+    else:
+        assert lengths is None
+    for name, tensor in found.items():
+        sent = arrays[name]
         assert tensor.array.dtype == sent.dtype
         assert tensor.array.shape == sent.shape
         assert tensor.array.tobytes() == sent.tobytes()

@@ -47,7 +47,7 @@ def test_the_report_has_its_stable_fields(run):
     } <= report.keys()
     assert {"refused", "late", "modality_share", "variant_share", "per_class"} <= report.keys()
     assert {"p50", "p95", "p99"} <= report["latency_s"].keys()
-    assert report["decisions"].keys() == {"count", "p50_s", "p99_s"}
+    assert report["decisions"].keys() == {"count", "p50_s", "p99_s", "total_s"}
     assert (report["policy"], report["seed"], report["duration_s"]) == ("edf", 4, 5.0)
     assert report["load"] == report["jobs"] / 5
     assert report["jobs"] == pytest.approx(400, abs=100)

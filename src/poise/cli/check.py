@@ -11,10 +11,10 @@ import typer
 from poise.cli.console import out, print_json, warning_line
 from poise.domain.profile import Profile
 from poise.domain.service import Service
-from poise.files import ServiceFolder, load_labelled, open_service
+from poise.files import FrontierCache, ServiceFolder, load_labelled, open_service
 from poise.planning.default_allocation import initial_allocation
 from poise.planning.service_model import ServiceModel
-from poise.runtimes import mode_labels, open_variant
+from poise.runtimes import mode_labels, open_variant, stage_modalities, stages_of
 from poise.scheduling.policies import policy_named
 
 
@@ -82,13 +82,14 @@ def check_service(folder: ServiceFolder) -> Checked:
     )
 
 
-def _reach_warnings(service: Service, profile: Profile) -> list[str]:
+def _reach_warnings(folder: ServiceFolder, profile: Profile) -> list[str]:
     """Return what the classes ask for that the workers cannot give.
 
     Raises:
         ConfigError: the profile does not cover the workers that would start, or they cannot be planned.
     """
-    model = ServiceModel(service, profile)
+    service = folder.service
+    model = ServiceModel(service, profile, FrontierCache.beside_profile(folder, warning_line))
     plans = [
         model.plans(variant, kind.threads, kind.device)
         for kind in initial_allocation(service, profile)
@@ -135,17 +136,39 @@ def _warnings(folder: ServiceFolder, profile: Profile | None, *, measurable: boo
     again = f"run: poise profile {folder.file.parent}"
     if profile is None:
         return [f"profile {folder.service.profile!r} is missing, and serving needs it; {again}"]
-    warnings = folder.stale_reasons(profile) + _reach_warnings(folder.service, profile)
+    warnings = folder.stale_reasons(profile) + _reach_warnings(folder, profile)
     if measurable:
-        warnings += _other_machine(profile)
+        warnings += _bucket_warnings(folder.service, profile) + _other_machine(folder.service, profile)
     return [f"the profile may no longer hold: {reason}; {again}" for reason in warnings]
 
 
-def _other_machine(profile: Profile) -> list[str]:
-    """Return how this machine differs from the one that the profile was measured on, where it says."""
-    from poise.runtimes.machine import fingerprint, onnx_runtime_name
+def _bucket_warnings(service: Service, profile: Profile) -> list[str]:
+    """Return which stages were measured at other buckets than the service has."""
+    warnings = []
+    for name, variant in service.variants.items():
+        if variant.runtime == "emulated":
+            continue
+        measured = {stage.name: stage.buckets for stage in profile.variant(name).stages}
+        for stage, _ in stages_of(service, name):
+            there, here = (
+                ", ".join(map(str, buckets)) or "none"
+                for buckets in (
+                    measured.get(stage, ()),
+                    service.buckets_of(stage_modalities(service, stage)),
+                )
+            )
+            if there != here:
+                warnings.append(
+                    f"stage {stage} of variant {name} was measured at buckets {there}, and has {here}"
+                )
+    return warnings
 
-    here, there = fingerprint(onnx_runtime_name()), profile.device
+
+def _other_machine(service: Service, profile: Profile) -> list[str]:
+    """Return how this machine differs from the one that the profile was measured on, where it says."""
+    from poise.runtimes.machine import fingerprint, runtime_names
+
+    here, there = fingerprint(runtime_names(service)), profile.device
     pairs = [
         ("cpu", there.cpu, here.cpu),
         ("cores", there.cores, here.cores),

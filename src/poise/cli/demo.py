@@ -20,7 +20,7 @@ import typer
 
 from poise.cli.console import err, out, warning_line
 from poise.errors import ConfigError, WorkerError
-from poise.files import ServiceFolder, open_service
+from poise.files import FrontierCache, ServiceFolder, open_service
 from poise.planning.service_model import ServiceModel, VariantPlans
 
 POLICIES = ("edf", "poise")
@@ -70,7 +70,8 @@ def demo(
     _poise(None, "profile", str(service), "--budget-s", str(budget_s), "--keep-accuracy")
     folder = open_service(service)
     profile = folder.load_profile()
-    plans = ServiceModel(folder.service, profile).plans(next(iter(folder.service.variants)))
+    cache = FrontierCache.beside_profile(folder, warning_line)
+    plans = ServiceModel(folder.service, profile, cache).plans(next(iter(folder.service.variants)))
     low, high = min(plans.expected_accuracy), max(plans.expected_accuracy)
     floor = round(low + FLOOR_OF_RANGE * (high - low), 3)
     _step(

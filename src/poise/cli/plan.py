@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,11 @@ import msgspec
 import typer
 from rich.table import Table
 
-from poise.cli.console import err, out, print_json
+from poise.cli.console import err, out, print_json, warning_line
 from poise.domain.modalities import ModalityIndex
 from poise.domain.plan import ModalityPlan
 from poise.errors import ConfigError
-from poise.files import ServiceFolder, open_service
+from poise.files import FrontierCache, ServiceFolder, open_service
 from poise.planning.frontier import Frontier
 from poise.planning.service_model import ServiceModel, VariantPlans
 
@@ -62,6 +63,9 @@ def plan(
         raise ConfigError("--accuracy goes with --batch", expected="both, or neither")
     folder = open_service(service)
     plans = plans_of(folder, variant, threads)
+    largest = max(p.model.max_batch for p in plans)
+    if batch is not None and batch > largest:
+        raise ConfigError(f"batch {batch} is not possible", field="--batch", expected=f"1 to {largest}")
     index = folder.service.modality_index
     if plot is not None:
         from poise.cli.frontier_plot import draw_frontiers
@@ -98,7 +102,8 @@ def plans_of(folder: ServiceFolder, variant: str | None, threads: int) -> list[V
     names = list(folder.service.variants)
     if variant is not None and variant not in names:
         raise ConfigError(f"unknown variant {variant!r}", field="--variant", expected=f"one of {names}")
-    model = ServiceModel(folder.service, folder.load_profile())
+    cache = FrontierCache.beside_profile(folder, warning_line)
+    model = ServiceModel(folder.service, folder.load_profile(), cache)
     return [model.plans(name, threads) for name in names if variant in (None, name)]
 
 
@@ -122,26 +127,28 @@ def point_of(found: ModalityPlan, index: ModalityIndex) -> PlanPoint:
 def cheapest(
     plans: list[VariantPlans], index: ModalityIndex, batch: int, accuracy: float, threads: int
 ) -> CheapestPlan:
-    """Return the plan of least latency with at least an accuracy, over some variants.
+    """Return the plan of least latency with at least an accuracy, over some variants; of equals the most accurate.
 
     Raises:
-        ConfigError: beyond the largest batch, or not achievable (the highest is named).
+        ConfigError: not achievable (the highest is named).
     """
-    largest = max(p.model.max_batch for p in plans)
-    if batch > largest:
-        raise ConfigError(f"batch {batch} is not possible", field="--batch", expected=f"1 to {largest}")
     best: tuple[str, ModalityPlan] | None = None
     highest = 0.0
     for p in plans:
-        for frontier in frontiers_of(p):
-            if frontier.batch != batch or not len(frontier):
-                continue
-            highest = max(highest, frontier.accuracy[-1])
-            point = frontier.cheapest_at(accuracy)
-            if point is not None and (best is None or frontier.latency_s[point] < best[1].latency_s):
-                best = (p.name, frontier.plan(point))
+        frontier = p.frontier(p.allowed(index.all), batch)
+        if frontier is None or not len(frontier):
+            continue
+        highest = max(highest, frontier.accuracy[-1])
+        point = frontier.cheapest_at(accuracy)
+        if point is None:
+            continue
+        own = frontier.plan(point)
+        if best is None or (own.latency_s, -own.accuracy) < (best[1].latency_s, -best[1].accuracy):
+            best = (p.name, own)
     if best is None:
-        raise ConfigError(f"accuracy {accuracy:g} is not achievable: the highest is {highest:.6g}")
+        # Rounded down, but for the tolerance: what is named can be asked for.
+        named = math.floor(highest * 1e6 + 1e-4) / 1e6
+        raise ConfigError(f"accuracy {accuracy:g} is not achievable: the highest is {named:.6f}")
     name, found = best
     chosen = point_of(found, index)
     return CheapestPlan(name, threads, batch, chosen.latency_s, chosen.accuracy, chosen.counts)

@@ -100,7 +100,10 @@ def _warnings(folder: ServiceFolder, measured: Profile) -> list[str]:
         warnings.append("no validation data: accuracies are unknown and stand as 0")
     for variant in measured.variants:
         disturbed = [
-            f"{s.name} at batch {p.batch}" for s in variant.stages for p in s.latency if p.contaminated
+            f"{s.name} at batch {p.batch}" + (f" of bucket {p.bucket}" if p.bucket else "")
+            for s in variant.stages
+            for p in s.latency
+            if p.contaminated
         ]
         if disturbed:
             warnings.append(
@@ -121,19 +124,24 @@ def _show(variant: VariantProfile) -> None:
     for mode in sorted(variant.modes, key=lambda mode: mode.accuracy):
         modes.add_row(mode.label, f"{mode.accuracy:.3f}", str(mode.samples or "unknown"))
     results.print(modes)
-    stages = Table("stage", "threads", "batch", "p50 ms", "p95 ms", "p99 ms", "runs", "")
+    bucketed = any(stage.buckets for stage in variant.stages)
+    columns = ("stage", "threads", *(("bucket",) if bucketed else ()), "batch", "p50 ms", "p95 ms", "p99 ms")
+    stages = Table(*columns, "runs", "")
     for stage in variant.stages:
         for at, point in enumerate(stage.latency):
             stages.add_row(
-                stage.name if at == 0 else "", *_cells(point), end_section=at == len(stage.latency) - 1
+                stage.name if at == 0 else "",
+                *_cells(point, bucketed=bucketed),
+                end_section=at == len(stage.latency) - 1,
             )
     results.print(stages)
 
 
-def _cells(point: LatencyPoint) -> list[str]:
+def _cells(point: LatencyPoint, *, bucketed: bool) -> list[str]:
     times = [point.statistic("p50"), point.statistic("p95"), point.statistic("p99")]
     return [
         str(point.threads),
+        *((str(point.bucket or ""),) if bucketed else ()),
         str(point.batch),
         *(f"{seconds * 1e3:.3f}" for seconds in times),
         str(point.runs or ""),

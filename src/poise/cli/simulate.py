@@ -14,10 +14,11 @@ import poise
 from poise.cli.console import err, error_line, out, print_json, warning_line
 from poise.cli.workload_flags import WorkloadFlags, longer_than_slo, open_flags, takes_workload
 from poise.errors import ConfigError
-from poise.files import open_service
+from poise.files import FrontierCache, open_service
 from poise.scheduling.commands import Command
 from poise.scheduling.events import Event
 from poise.scheduling.log import LogHeader, decode_log, encode_entry, encode_header
+from poise.scheduling.scheduler import Scheduler
 from poise.simulation.driver import Observer
 from poise.simulation.faults import Faults, LostWorker, SlowWorker
 from poise.simulation.replay import Difference, ReplayReport
@@ -90,6 +91,7 @@ def simulate(
         )
     name = policy or folder.service.scheduler.policy
     header = LogHeader(poise=poise.__version__, service=folder.service, profile=profile, policy=name)
+    cache = FrontierCache.beside_profile(folder, warning_line)
     with ExitStack() as stack:
         observe = None if record is None else stack.enter_context(_recording(record, header))
         run = run_simulation(
@@ -101,6 +103,7 @@ def simulate(
             seed=opened.workload.seed,
             faults=faults,
             front_end_s=front_end_us * 1e-6,
+            scheduler=Scheduler(folder.service, profile, name, cache),
             observe=observe,
         )
     if json:

@@ -30,6 +30,7 @@ class RefusalReason(StrEnum):
     QUEUE_FULL = "queue_full"
     DEADLINE_UNREACHABLE = "deadline_unreachable"
     DEADLINE_PASSED = "deadline_passed"
+    DISPLACED = "displaced"
     FLOOR_UNREACHABLE = "floor_unreachable"
     DRAINING = "draining"
     NO_WORKER = "no_worker"

@@ -22,15 +22,18 @@ WAY_STAGE = "way"
 
 
 class LatencyPoint(FileStruct, frozen=True, kw_only=True):
-    """Latency of a stage at one (device, threads, busy cores, batch). Units: seconds.
+    """Latency of a stage at one (device, threads, busy cores, bucket, batch). Units: seconds.
 
-    Quantiles left out mean that the latency is constant. ``contaminated`` marks a point whose runs were
-    disturbed by other load even after repetition.
+    ``bucket`` is the length that the stage's inputs were padded to along their free axis; absent where they have
+    none. Of several inputs with buckets it is that of the first one with most of them. Quantiles left out mean that
+    the latency is constant. ``contaminated`` marks a point whose runs were disturbed by other load even after
+    repetition.
     """
 
     device: Device = "cpu"
     threads: int = 1
     busy_cores: int | None = None
+    bucket: int | None = None
     batch: int
     mean_s: float
     p50_s: float | None = None
@@ -44,6 +47,8 @@ class LatencyPoint(FileStruct, frozen=True, kw_only=True):
         require_at_least_one(self.batch, "batch")
         if self.batch > MAX_BATCH:
             raise ValueError(f"got batch {self.batch}, expected at most {MAX_BATCH}")
+        if self.bucket is not None:
+            require_at_least_one(self.bucket, "bucket")
         require_not_negative(self.mean_s, "mean_s")
         last = 0.0
         for field in ("p50_s", "p95_s", "p99_s"):
@@ -79,16 +84,25 @@ class StageProfile(FileStruct, frozen=True, kw_only=True):
             raise ValueError(f"stage {self.name!r}: got no modality_sets, expected those that use it")
         if not self.latency:
             raise ValueError(f"stage {self.name!r}: got no latency, expected at least one measured point")
-        keys = [(p.device, p.threads, p.busy_cores, p.batch) for p in self.latency]
+        keys = [(p.device, p.threads, p.busy_cores, p.bucket, p.batch) for p in self.latency]
         if len(set(keys)) != len(keys):
             raise ValueError(
-                f"stage {self.name!r}: a (device, threads, busy_cores, batch) stands twice in latency"
+                f"stage {self.name!r}: a (device, threads, busy_cores, bucket, batch) stands twice in latency"
+            )
+        if len({p.bucket is None for p in self.latency}) > 1:
+            raise ValueError(
+                f"stage {self.name!r}: some points of latency have a bucket, expected all of them or none"
             )
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels of the modality sets that use this stage."""
         return tuple(label_of(names) for names in self.modality_sets)
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The buckets it was measured at, rising; empty where it has none."""
+        return tuple(sorted({p.bucket for p in self.latency if p.bucket is not None}))
 
 
 class ModeProfile(FileStruct, frozen=True, kw_only=True):
@@ -184,24 +198,48 @@ class Profile(FileStruct, frozen=True, kw_only=True):
         raise KeyError(name)
 
 
+def points_at(points: tuple[LatencyPoint, ...], bucket: int | None = None) -> tuple[LatencyPoint, ...]:
+    """Return a stage's points for inputs of one length: those of the shortest bucket that holds it.
+
+    ``bucket`` None stands for the longest. Points without buckets hold for any length.
+
+    Raises:
+        ValueError: no bucket measured is as long.
+    """
+    measured = sorted({p.bucket for p in points if p.bucket is not None})
+    if not measured:
+        return points
+    chosen = measured[-1] if bucket is None else next((b for b in measured if b >= bucket), None)
+    if chosen is None:
+        raise ValueError(f"no latency measured at length {bucket}: the longest bucket is {measured[-1]}")
+    return tuple(p for p in points if p.bucket == chosen)
+
+
 def latency_table(
-    points: tuple[LatencyPoint, ...], statistic: LatencyStatistic, *, threads: int, device: Device = "cpu"
+    points: tuple[LatencyPoint, ...],
+    statistic: LatencyStatistic,
+    *,
+    threads: int,
+    device: Device = "cpu",
+    bucket: int | None = None,
 ) -> tuple[float, ...]:
     """Return ``L[0..max]``: the latency in seconds of each batch size, L[0] = 0.
+
+    Of a stage with buckets it is the curve that ``points_at`` names: the longest bucket's unless told otherwise.
 
     Measured points are used as they are; between them latency is linear; the table ends at the largest
     measured batch. Of rows measured with different numbers of busy cores the one with the most counts.
     A first point above batch 1 stands for all smaller batches too (a batch of one cannot cost more than it).
 
     Raises:
-        ValueError: no point at these threads on this device.
+        ValueError: no point at these threads on this device, or none at this bucket.
     """
     best: dict[int, LatencyPoint] = {}
-    for point in points:
-        if point.threads == threads and point.device == device:
-            held = best.get(point.batch)
-            if held is None or (point.busy_cores or math.inf) > (held.busy_cores or math.inf):
-                best[point.batch] = point
+    here = tuple(point for point in points if point.threads == threads and point.device == device)
+    for point in points_at(here, bucket):
+        held = best.get(point.batch)
+        if held is None or (point.busy_cores or math.inf) > (held.busy_cores or math.inf):
+            best[point.batch] = point
     if not best:
         raise ValueError(f"no latency measured with {threads} threads on {device}")
     batches = sorted(best)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -30,10 +32,22 @@ Datatype = Literal[
 Device = Literal["cpu", "cuda"]
 MAX_BATCH = 4096
 """Beyond this a batch is a mistake, and its tables would fill the memory."""
+MAX_BUCKETS = 32
+"""Each bucket is measured at every batch size; more of them would make a profile a day's work."""
+RESERVED_TENSOR_PREFIX = "poise:"
+"""No tensor of a service is named so: what travels beside the tensors is (``length_key``)."""
+
+
+def length_key(tensor: str) -> str:
+    """Return the name under which the lengths of a tensor's items travel beside it."""
+    return f"{RESERVED_TENSOR_PREFIX}length:{tensor}"
 
 
 class TensorSpec(FileStruct, frozen=True, kw_only=True):
     """A tensor without its batch dimension.
+
+    A *rung* is the position of a bucket: 0 is the shortest. A rung beyond a tensor's last stands for its longest,
+    so that tensors of unequally many buckets can be padded to one rung.
 
     Shapes: ``shape`` has no batch dimension; one -1 is allowed where ``buckets`` lists the padded lengths.
     """
@@ -54,6 +68,31 @@ class TensorSpec(FileStruct, frozen=True, kw_only=True):
             raise ValueError("expected buckets exactly where the shape has a -1")
         if any(b < 1 for b in self.buckets) or list(self.buckets) != sorted(set(self.buckets)):
             raise ValueError(f"got buckets {list(self.buckets)}, expected rising whole numbers of at least 1")
+        if len(self.buckets) > MAX_BUCKETS:
+            raise ValueError(f"got {len(self.buckets)} buckets, expected at most {MAX_BUCKETS}")
+
+    @property
+    def free_axis(self) -> int | None:
+        """The axis of the -1 in ``shape``; None where every size is fixed."""
+        return self.shape.index(-1) if self.buckets else None
+
+    def rung_of(self, length: int) -> int:
+        """Return the rung of the shortest bucket that holds a length.
+
+        Raises:
+            ValueError: no bucket does.
+        """
+        rung = bisect_left(self.buckets, length)
+        if rung == len(self.buckets):
+            raise ValueError(f"got length {length}, expected at most one of buckets {list(self.buckets)}")
+        return rung
+
+    def shape_at(self, rung: int | None = None) -> tuple[int, ...]:
+        """Return an item's shape padded to a rung; None is the longest bucket."""
+        if not self.buckets:
+            return self.shape
+        length = self.buckets[-1 if rung is None else min(rung, len(self.buckets) - 1)]
+        return tuple(length if size == -1 else size for size in self.shape)
 
 
 class Modality(FileStruct, frozen=True, kw_only=True):
@@ -288,6 +327,11 @@ class Service(FileStruct, frozen=True, kw_only=True):
                     f"and none of {sorted(RESERVED_MODALITY_NAMES)}"
                 )
             for tensor in modality.inputs:
+                if tensor.startswith(RESERVED_TENSOR_PREFIX):
+                    raise ValueError(
+                        f"modalities.{name}: got input {tensor!r}, "
+                        f"expected a name that does not begin with {RESERVED_TENSOR_PREFIX!r}"
+                    )
                 if tensor in owner:
                     raise ValueError(
                         f"modalities.{name}: input {tensor!r} stands in modality {owner[tensor]!r} too, expected one"
@@ -319,6 +363,18 @@ class Service(FileStruct, frozen=True, kw_only=True):
             raise ValueError(
                 f"adapter.variant: got {self.adapter.variant!r}, expected one of {sorted(self.variants)}"
             )
+
+    def inputs_of(self, modalities: Iterable[str]) -> dict[str, TensorSpec]:
+        """Return the input tensors of some modalities, by name."""
+        return {tensor: spec for name in modalities for tensor, spec in self.modalities[name].inputs.items()}
+
+    def buckets_of(self, modalities: Iterable[str]) -> tuple[int, ...]:
+        """Return the bucket of each rung of a stage that takes some modalities; empty where none is padded.
+
+        All inputs of a stage are padded to one rung, the highest that any of them needs; the rung has the name of
+        the bucket that the first of the inputs with most buckets has there.
+        """
+        return max((spec.buckets for spec in self.inputs_of(modalities).values()), key=len, default=())
 
     @property
     def modality_index(self) -> ModalityIndex:

@@ -1,6 +1,7 @@
 """Floor 3: a service's folder on disk, opened strictly. The only place that reads the operator's files."""
 
 from poise.files.arrays import LabelledItems, load_labelled
+from poise.files.frontier_cache import FrontierCache
 from poise.files.service_folder import (
     ServiceFolder,
     check_profile_matches,
@@ -10,6 +11,7 @@ from poise.files.service_folder import (
 )
 
 __all__ = [
+    "FrontierCache",
     "LabelledItems",
     "ServiceFolder",
     "check_profile_matches",

@@ -12,10 +12,16 @@ import math
 
 from poise.domain.profile import ModeProfile
 
+BINARY_TOLERANCE = 1e-3
+WHOLE_TOLERANCE = 1e-6
+
 
 def clopper_pearson_lower(accuracy: float, samples: int, level: float) -> float:
-    """Return the one-sided lower bound of a proportion at error ``level``: P(X ≥ k | bound) = level."""
-    successes = round(accuracy * samples)
+    """Return the one-sided lower bound of a proportion at error ``level``: P(X ≥ k | bound) = level.
+
+    Where fewer samples are independent than were scored, *k* need not be whole: it is rounded down.
+    """
+    successes = math.floor(accuracy * samples + WHOLE_TOLERANCE)
     if successes <= 0:
         return 0.0
     low, high = 0.0, successes / samples
@@ -29,7 +35,10 @@ def clopper_pearson_lower(accuracy: float, samples: int, level: float) -> float:
 
 
 def empirical_bernstein_lower(mean: float, std: float, samples: int, level: float) -> float:
-    """Return the one-sided lower bound of the mean of scores in [0, 1]; ``std`` is the sample deviation."""
+    """Return the one-sided lower bound of the mean of scores in [0, 1]; ``std`` is their deviation about the mean.
+
+    The theorem's variance has *n* − 1 below it, that of ``std`` *n*.
+    """
     if samples < 2:
         return 0.0
     spread = math.log(2 / level)
@@ -40,7 +49,8 @@ def empirical_bernstein_lower(mean: float, std: float, samples: int, level: floa
 def promised_accuracy(mode: ModeProfile, confidence: float | None, modes: int) -> float:
     """Return the accuracy that floors are checked against: the mean, or its simultaneous lower bound.
 
-    A mode without ``samples`` promises nothing when a confidence is asked for.
+    A mode without ``samples`` promises nothing when a confidence is asked for. Scores whose deviation is within
+    ``BINARY_TOLERANCE`` of √(a·(1 − a)), the most that a mean of *a* allows, are taken for 0/1 scores.
     """
     if confidence is None:
         return mode.accuracy
@@ -48,7 +58,7 @@ def promised_accuracy(mode: ModeProfile, confidence: float | None, modes: int) -
         return 0.0
     level = (1 - confidence) / modes
     binary = math.sqrt(mode.accuracy * (1 - mode.accuracy))
-    if mode.accuracy_std is None or abs(mode.accuracy_std - binary) < 1e-3:
+    if mode.accuracy_std is None or abs(mode.accuracy_std - binary) < BINARY_TOLERANCE:
         return clopper_pearson_lower(mode.accuracy, mode.samples, level)
     return empirical_bernstein_lower(mode.accuracy, mode.accuracy_std, mode.samples, level)
 

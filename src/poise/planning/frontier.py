@@ -11,6 +11,9 @@ Two exact methods, chosen by the shape of the stages:
   counts *n*; the frontier of *b* is the non-dominated part of (l(n), F_b[n]).
 - *additive* (graphs layout): every stage belongs to one set, or to all. Non-dominated (latency, accuracy)
   points of the first *k* sets are extended by *j* items of the next one.
+
+Both compare latencies and accuracies in whole units of 1e-12 (seconds, or 1). Their sums are exact in a float, so
+ties are ties, and no tolerance adds up over the steps. What a point finally says is summed from the model itself.
 """
 
 from __future__ import annotations
@@ -27,7 +30,14 @@ from poise.planning.latency_model import LatencyModel, StageGroup
 ACCURACY_TOLERANCE = 1e-9
 MAX_SHARED_STAGES = 4
 
+_UNITS = 1e12
+_BANDS = 4096
+_NEVER = -(1 << 62)
+_CHOICES = 256
+"""A state of the shared method holds its accuracy sum and, in the last digit to this base, the set that led to it."""
+
 _Floats = NDArray[np.float64]
+_Integers = NDArray[np.int64]
 _Counts = NDArray[np.int16]
 
 
@@ -83,131 +93,232 @@ class Frontier:
         )
 
 
+class FrontierTable:
+    """The frontiers of every batch size of one model, as arrays; what is kept and stored.
+
+    Only the plans are given: latency and accuracy are summed from the model here, in one fixed order, so a table
+    that was stored says to the last bit what it said when it was worked out.
+
+    Shapes: ``counts[p, s]`` items of modality set *s* in point *p*; the points of batch *b* are
+    ``starts[b]:starts[b + 1]``, by rising latency and accuracy; *b* runs from 0 to ``model.max_batch``.
+
+    Raises:
+        ValueError: these are no plans of the model's batch sizes, or they do not rise.
+    """
+
+    __slots__ = ("_accuracy", "_latency_s", "counts", "model", "starts")
+
+    def __init__(self, model: LatencyModel, counts: _Counts, starts: _Integers) -> None:
+        sets, sizes = len(model.sets), model.max_batch + 1
+        if counts.ndim != 2 or counts.shape[1] != sets or starts.shape != (sizes + 1,):
+            raise ValueError(f"got plans of another shape, expected {sets} sets and {sizes - 1} batch sizes")
+        points = np.diff(starts)
+        if starts[0] != 0 or starts[-1] != len(counts) or (points < 0).any() or points[0]:
+            raise ValueError("got batch sizes that do not divide the plans")
+        batches = np.repeat(np.arange(sizes), points)
+        if (counts < 0).any() or (counts.sum(axis=1, dtype=np.int64) != batches).any():
+            raise ValueError("got a plan that is not of its batch size")
+        self.model = model
+        self.counts = counts
+        self.starts = starts
+        self._latency_s, self._accuracy = _priced(model, counts, batches)
+        within = np.diff(batches) == 0
+        for values in (self._latency_s, self._accuracy):
+            if not np.isfinite(values).all() or (np.diff(values) <= 0)[within].any():
+                raise ValueError("got plans that do not rise in latency and accuracy")
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def frontier(self, batch: int) -> Frontier:
+        """Return the frontier of a batch size from 0 to ``model.max_batch``; that of 0 is empty."""
+        part = slice(int(self.starts[batch]), int(self.starts[batch + 1]))
+        latency_s, accuracy = self._latency_s[part].tolist(), self._accuracy[part].tolist()
+        return Frontier(batch, self.model.sets, latency_s, accuracy, self.counts[part])
+
+
 def frontiers(model: LatencyModel) -> tuple[Frontier, ...]:
     """Return the frontier of every batch size 0..max_batch (the one of size 0 is empty).
 
     Raises:
         ValueError: stages overlap in more than ``MAX_SHARED_STAGES`` ways.
     """
-    common = [group for group in model.groups if all(group.uses)]
-    partial = [group for group in model.groups if not all(group.uses)]
-    base = np.zeros(model.max_batch + 1)
-    for group in common:
-        base += np.asarray(group.table)[: model.max_batch + 1]
-    if all(sum(group.uses) == 1 for group in partial):
-        return _additive(model, partial, base)
-    if len(partial) > MAX_SHARED_STAGES:
-        raise ValueError(
-            f"got {len(partial)} stages shared by some modality sets, expected at most {MAX_SHARED_STAGES}"
-        )
-    return _shared(model, partial, base)
+    table = frontier_table(model)
+    return tuple(table.frontier(batch) for batch in range(model.max_batch + 1))
 
 
-def _empty(model: LatencyModel, batch: int) -> Frontier:
-    return Frontier(batch, model.sets, [], [], np.zeros((0, len(model.sets)), dtype=np.int16))
+def frontier_table(model: LatencyModel) -> FrontierTable:
+    """Work out the frontiers of every batch size.
 
-
-def _non_dominated(latency: _Floats, accuracy: _Floats, batch: int) -> NDArray[np.intp]:
-    """Return the indices of the non-dominated points by rising latency; accuracies are sums over the batch."""
-    order = np.lexsort((-accuracy, latency))
-    sums = accuracy[order]
-    best_before = np.maximum.accumulate(np.concatenate(([-np.inf], sums[:-1])))
-    return order[sums > best_before + ACCURACY_TOLERANCE * batch]
-
-
-def _shared(model: LatencyModel, partial: Sequence[StageGroup], base: _Floats) -> tuple[Frontier, ...]:
-    dims = len(partial)
-    steps = [tuple(int(group.uses[s]) for group in partial) for s in range(len(model.sets))]
-    tables = [np.asarray(group.table) for group in partial]
-    best = np.zeros((1,) * dims)
-    choices: list[NDArray[np.int8]] = [np.zeros((1,) * dims, dtype=np.int8)]
-    found = [_empty(model, 0)]
-    for batch in range(1, model.max_batch + 1):
-        grown = np.full((batch + 1,) * dims, -np.inf)
-        choice = np.full((batch + 1,) * dims, -1, dtype=np.int8)
-        for s, step in enumerate(steps):
-            window = tuple(slice(d, d + batch) for d in step)
-            candidate = best + model.accuracy[s]
-            better = candidate > grown[window]
-            grown[window][better] = candidate[better]
-            choice[window][better] = s
-        best = grown
-        choices.append(choice)
-        latency = np.full((batch + 1,) * dims, base[batch])
-        for axis, table in enumerate(tables):
-            shape = [1] * dims
-            shape[axis] = batch + 1
-            latency = latency + table[: batch + 1].reshape(shape)
-        usable = np.flatnonzero(np.isfinite(latency) & np.isfinite(best))
-        flat_latency, flat_sums = latency.ravel()[usable], best.ravel()[usable]
-        kept = _non_dominated(flat_latency, flat_sums, batch)
-        counts = _trace_back(choices, usable[kept], batch, steps, len(model.sets))
-        found.append(_frontier(model, batch, flat_latency[kept], flat_sums[kept], counts))
-    return tuple(found)
-
-
-def _trace_back(
-    choices: Sequence[NDArray[np.int8]],
-    flat: NDArray[np.intp],
-    batch: int,
-    steps: Sequence[tuple[int, ...]],
-    sets: int,
-) -> _Counts:
-    """Recover the plans behind some states, all at once, one item at a time."""
-    counts = np.zeros((len(flat), sets), dtype=np.int16)
-    state = np.array(np.unravel_index(flat, choices[batch].shape)).T
-    moves = np.array(steps)
-    rows = np.arange(len(flat))
-    for size in range(batch, 0, -1):
-        chosen = choices[size][tuple(state.T)]
-        counts[rows, chosen] += 1
-        state = state - moves[chosen]
-    return counts
-
-
-def _additive(model: LatencyModel, partial: Sequence[StageGroup], base: _Floats) -> tuple[Frontier, ...]:
-    sets, largest = len(model.sets), model.max_batch
-    own = np.zeros((sets, largest + 1))
-    for group in partial:
-        own[group.uses.index(True)] += np.asarray(group.table)[: largest + 1]
-    none = np.zeros((1, 0), dtype=np.int16)
-    # points[b]: latency, accuracy sum, counts of the non-dominated plans of b items over the sets so far
-    points: list[tuple[_Floats, _Floats, _Counts] | None] = [(np.zeros(1), np.zeros(1), none)]
-    points += [None] * largest
-    for s in range(sets):
-        grown: list[tuple[_Floats, _Floats, _Counts] | None] = []
-        for batch in range(largest + 1):
-            parts = []
-            for items in range(batch + 1):
-                before = points[batch - items]
-                if before is None or not np.isfinite(own[s, items]):
-                    continue
-                column = np.full((len(before[0]), 1), items, dtype=np.int16)
-                parts.append(
-                    (
-                        before[0] + own[s, items],
-                        before[1] + items * model.accuracy[s],
-                        np.hstack((before[2], column)),
-                    )
-                )
-            if not parts:
-                grown.append(None)
-                continue
-            latency, sums, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
-            kept = _non_dominated(latency, sums, max(batch, 1))
-            grown.append((latency[kept], sums[kept], counts[kept]))
-        points = grown
-    found = [_empty(model, 0)]
-    for batch in range(1, largest + 1):
-        point = points[batch]
-        if point is None or not np.isfinite(base[batch]):
-            found.append(_empty(model, batch))
+    Raises:
+        ValueError: stages overlap in more than ``MAX_SHARED_STAGES`` ways.
+    """
+    sizes = model.max_batch + 1
+    base = np.zeros(sizes)
+    merged: dict[tuple[bool, ...], _Floats] = {}
+    for group in model.groups:
+        units = _table_units(group, sizes)
+        if all(group.uses):
+            base += units
         else:
-            found.append(_frontier(model, batch, point[0] + base[batch], point[1], point[2]))
-    return tuple(found)
+            merged[group.uses] = merged.get(group.uses, 0.0) + units
+    if all(sum(uses) == 1 for uses in merged):
+        plans = _additive(model, merged, base)
+    elif len(merged) > MAX_SHARED_STAGES:
+        raise ValueError(
+            f"got {len(merged)} stages shared by some modality sets, expected at most {MAX_SHARED_STAGES}"
+        )
+    else:
+        plans = _shared(model, merged, base)
+    kept = [plans[0][:0]]
+    for batch in range(1, sizes):
+        latency_s, accuracy = _priced(model, plans[batch], np.full(len(plans[batch]), batch))
+        points = _non_dominated(latency_s, accuracy)
+        kept.append(plans[batch][points[_apart(accuracy[points])]])
+    starts = np.concatenate(([0], np.cumsum([len(counts) for counts in kept])))
+    return FrontierTable(model, np.concatenate(kept), starts)
 
 
-def _frontier(model: LatencyModel, batch: int, latency: _Floats, sums: _Floats, counts: _Counts) -> Frontier:
-    # The mean is taken from the counts, in one fixed order, so that equal plans have equal accuracies.
-    accuracy = counts @ np.asarray(model.accuracy) / batch
-    return Frontier(batch, model.sets, latency.tolist(), accuracy.tolist(), counts)
+def _table_units(group: StageGroup, sizes: int) -> _Floats:
+    """Return a stage's curve in whole units, infinite where it was not measured."""
+    table = np.full(sizes, np.inf)
+    known = np.asarray(group.table[:sizes])
+    table[: len(known)] = np.round(known * _UNITS)
+    return table
+
+
+def _priced(model: LatencyModel, counts: _Counts, batches: _Integers) -> tuple[_Floats, _Floats]:
+    """Return latency in seconds and mean accuracy of plans, ``batches[p]`` items each; summed as the model does."""
+    latency_s, accuracy = np.zeros(len(counts)), np.zeros(len(counts))
+    for group in model.groups:
+        items = counts[:, np.asarray(group.uses)].sum(axis=1, dtype=np.int64)
+        table = np.full(model.max_batch + 1, np.inf)
+        known = group.table[: len(table)]
+        table[: len(known)] = known
+        latency_s += table[items]
+    for s, each in enumerate(model.accuracy):
+        accuracy += counts[:, s] * each
+    return latency_s, accuracy / np.maximum(batches, 1)
+
+
+def _non_dominated(latency: _Floats, accuracy: _Floats) -> NDArray[np.intp]:
+    """Return the indices of the non-dominated points by rising latency; of equal points, the first."""
+    promising = _promising(latency, accuracy)
+    order = promising[np.argsort(latency[promising], kind="stable")]
+    sums = accuracy[order]
+    rises = np.ones(len(order), dtype=bool)
+    rises[1:] = sums[1:] > np.maximum.accumulate(sums)[:-1]
+    kept = order[rises]
+    times = latency[kept]
+    last = np.ones(len(kept), dtype=bool)
+    last[:-1] = times[1:] > times[:-1]
+    return kept[last]
+
+
+def _promising(latency: _Floats, accuracy: _Floats) -> NDArray[np.intp]:
+    """Return the points that no other in a lower band of latency beats: in one pass, what little is worth sorting."""
+    if len(latency) < _BANDS:
+        return np.arange(len(latency))
+    least, most = latency.min(), latency.max()
+    if most <= least:
+        return np.arange(len(latency))
+    band = ((latency - least) * ((_BANDS - 1) / (most - least))).astype(np.intp)
+    best = np.full(_BANDS, -np.inf)
+    np.maximum.at(best, band, accuracy)
+    below = np.concatenate(([-np.inf], np.maximum.accumulate(best)[:-1]))
+    return np.flatnonzero(accuracy > below[band])
+
+
+def _apart(accuracy: _Floats) -> NDArray[np.intp]:
+    """Return the indices of rising accuracies that differ by more than half the tolerance from the last one kept.
+
+    Half, so that who asks for the accuracy of a point left out gets the one before it.
+    """
+    least = ACCURACY_TOLERANCE / 2
+    if (np.diff(accuracy) > least).all():
+        return np.arange(len(accuracy))
+    kept = [0]
+    for point, value in enumerate(accuracy.tolist()):
+        if value > accuracy[kept[-1]] + least:
+            kept.append(point)
+    return np.array(kept)
+
+
+def _shared(model: LatencyModel, partial: dict[tuple[bool, ...], _Floats], base: _Floats) -> list[_Counts]:
+    """Return candidate plans of each batch size; latency and accuracy in units."""
+    sets, dims = len(model.sets), len(partial)
+    steps = np.array([[int(uses[s]) for uses in partial] for s in range(sets)])
+    # A gain ends in the digit that names its set; the lowest set is named by the highest digit and wins a tie.
+    gains = np.round(np.asarray(model.accuracy) * _UNITS).astype(np.int64) * _CHOICES
+    gains += _CHOICES - 1 - np.arange(sets)
+    best = np.zeros((1,) * dims, dtype=np.int64)
+    choices = [np.zeros((1,) * dims, dtype=np.uint8)]
+    ends = [np.zeros((0, dims), dtype=np.intp)]
+    for batch in range(1, model.max_batch + 1):
+        grown = np.full((batch + 1,) * dims, _NEVER, dtype=np.int64)
+        for s in range(sets):
+            window = grown[tuple(slice(d, d + batch) for d in steps[s])]
+            np.maximum(window, best + gains[s], out=window)
+        choices.append((_CHOICES - 1 - grown % _CHOICES).astype(np.uint8))
+        best = grown // _CHOICES * _CHOICES
+        latency = np.full((batch + 1,) * dims, base[batch])
+        for axis, table in enumerate(partial.values()):
+            latency = latency + table[: batch + 1].reshape([-1 if i == axis else 1 for i in range(dims)])
+        usable = np.flatnonzero(np.isfinite(latency) & (best >= 0))
+        kept = usable[_non_dominated(latency.ravel()[usable], best.ravel()[usable].astype(np.float64))]
+        ends.append(np.stack(np.unravel_index(kept, best.shape), axis=1))
+    return _traced_back(choices, ends, steps)
+
+
+def _traced_back(
+    choices: Sequence[NDArray[np.uint8]], ends: Sequence[NDArray[np.intp]], steps: _Integers
+) -> list[_Counts]:
+    """Return the plans that lead to the states ``ends[batch]``: all at once, one item at a time."""
+    largest = len(ends) - 1
+    sizes = [len(ends[batch]) for batch in range(largest, -1, -1)]
+    bounds = np.concatenate(([0], np.cumsum(sizes)))
+    states = np.concatenate([ends[batch] for batch in range(largest, -1, -1)])
+    counts = np.zeros((len(states), len(steps)), dtype=np.int16)
+    for size in range(largest, 0, -1):
+        rows = np.arange(bounds[largest - size + 1])
+        chosen = choices[size][tuple(states[rows].T)]
+        counts[rows, chosen] += 1
+        states[rows] -= steps[chosen]
+    return [counts[bounds[largest - b] : bounds[largest - b + 1]] for b in range(largest + 1)]
+
+
+def _additive(model: LatencyModel, partial: dict[tuple[bool, ...], _Floats], base: _Floats) -> list[_Counts]:
+    """Return candidate plans of each batch size; latency and accuracy in units.
+
+    The points of the sets so far lie one batch size after the other: those of *b* are ``starts[b]:starts[b+1]``.
+    """
+    sizes = model.max_batch + 1
+    latency, sums = np.zeros(1), np.zeros(1)
+    counts = np.zeros((1, 0), dtype=np.int16)
+    starts = np.concatenate(([0], np.ones(sizes, dtype=np.intp)))
+    for s, each in enumerate(np.round(np.asarray(model.accuracy) * _UNITS).tolist()):
+        own = next((table for uses, table in partial.items() if uses[s]), np.zeros(sizes))
+        found: list[tuple[_Floats, _Floats, _Counts]] = []
+        for batch in range(sizes):
+            takes = [
+                n
+                for n in range(batch + 1)
+                if np.isfinite(own[n]) and starts[batch - n] < starts[batch - n + 1]
+            ]
+            parts = [slice(starts[batch - n], starts[batch - n + 1]) for n in takes]
+            if not parts:
+                found.append((latency[:0], sums[:0], np.zeros((0, s + 1), dtype=np.int16)))
+                continue
+            times = np.concatenate([latency[part] + own[n] for n, part in zip(takes, parts, strict=True)])
+            gains = np.concatenate([sums[part] + n * each for n, part in zip(takes, parts, strict=True)])
+            kept = _non_dominated(times, gains)
+            lengths = [part.stop - part.start for part in parts]
+            taken = np.repeat(takes, lengths)[kept]
+            origin = np.concatenate([np.arange(part.start, part.stop) for part in parts])[kept]
+            found.append(
+                (times[kept], gains[kept], np.column_stack((counts[origin], taken.astype(np.int16))))
+            )
+        latency, sums, counts = (np.concatenate(column) for column in zip(*found, strict=True))
+        starts = np.concatenate(([0], np.cumsum([len(one[0]) for one in found])))
+    finite = np.isfinite(base)
+    return [counts[starts[b] : starts[b + 1] if finite[b] else starts[b]] for b in range(sizes)]

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from poise.domain.profile import WAY_STAGE, LatencyStatistic, Profile
 from poise.domain.service import Device, Service
 from poise.errors import ConfigError
 from poise.planning.accuracy_bounds import promised_accuracy
-from poise.planning.frontier import Frontier, frontiers
+from poise.planning.frontier import Frontier, FrontierTable, frontier_table
 from poise.planning.latency_model import LatencyModel, latency_model, restrict
 
 FLOOR_TOLERANCE = 1e-9
+
+MOST_TABLES = 128
+"""How many frontier tables are made with a variant's plans; further ones when a job first needs them."""
+
+Tables = Mapping[int, FrontierTable]
+"""Frontier tables by the key of the allowed modality sets (a bit mask over positions of the model's sets)."""
+
+
+class FrontierStore(Protocol):
+    """Keeps frontier tables from one run to the next."""
+
+    def tables(
+        self, name: str, model: LatencyModel, keys: tuple[int, ...], build: Callable[[], Tables]
+    ) -> Tables:
+        """Return the tables of a model for some keys: those kept under ``name``, else what ``build`` returns.
+
+        The model determines its tables, so what is kept for another model is not used.
+        """
+        ...
 
 
 class VariantPlans:
@@ -47,7 +68,8 @@ class VariantPlans:
         )
         """The most that one item may take. Units: profile seconds."""
         self.position = {mask: s for s, mask in enumerate(model.sets)}
-        self._frontiers: dict[int, tuple[Frontier, ...]] = {}
+        self._tables: dict[int, FrontierTable] = {}
+        self._frontiers: dict[int, list[Frontier | None]] = {}
         self._allowed: dict[tuple[int, int], int] = {}
         self._sorted_accuracy = sorted(model.accuracy)
 
@@ -76,11 +98,31 @@ class VariantPlans:
         """Return the frontier of a batch size over the allowed sets, or None beyond the largest batch."""
         if allowed == 0 or batch > self.model.max_batch:
             return None
-        found = self._frontiers.get(allowed)
+        sizes = self._frontiers.get(allowed)
+        if sizes is None:
+            self.adopt({allowed: self.table(allowed)})
+            sizes = self._frontiers[allowed]
+        found = sizes[batch]
         if found is None:
-            positions = [s for s in range(len(self.model.sets)) if allowed >> s & 1]
-            found = self._frontiers[allowed] = frontiers(restrict(self.model, positions))
-        return found[batch]
+            found = sizes[batch] = self._tables[allowed].frontier(batch)
+        return found
+
+    def table(self, allowed: int) -> FrontierTable:
+        """Return the frontiers of all batch sizes over some sets, worked out now unless they were before."""
+        found = self._tables.get(allowed)
+        if found is None:
+            found = frontier_table(self.restricted(allowed))
+        return found
+
+    def restricted(self, allowed: int) -> LatencyModel:
+        """Return the model with the allowed sets only."""
+        return restrict(self.model, [s for s in range(len(self.model.sets)) if allowed >> s & 1])
+
+    def adopt(self, tables: Tables) -> None:
+        """Keep tables that were worked out before."""
+        for allowed, table in tables.items():
+            self._tables[allowed] = table
+            self._frontiers[allowed] = [None] * (self.model.max_batch + 1)
 
     def highest_accuracy(self, allowed: int) -> float:
         """Return the accuracy of the best allowed set; -inf where none is allowed."""
@@ -92,9 +134,14 @@ def _one(position: int, sets: int) -> list[int]:
 
 
 class ServiceModel:
-    """The plans of every variant of a service. Built once; frontiers are worked out as they are first used."""
+    """The plans of every variant of a service, each worked out when it is first asked for.
 
-    def __init__(self, service: Service, profile: Profile) -> None:
+    With them come the frontiers of every set of modalities that a job may have; with a ``store`` they are taken
+    from it where it has them, and in scope ``job`` those within every accuracy floor are made too.
+    """
+
+    def __init__(self, service: Service, profile: Profile, store: FrontierStore | None = None) -> None:
+        self._store = store
         self.service = service
         self.profile = profile
         self.index = service.modality_index
@@ -144,8 +191,7 @@ class ServiceModel:
                 median_stages=model("p50", WAY_STAGE),
                 expected=tuple(expected[m] for m in planned.sets),
             )
-            for available in self._worked_out_at_once():
-                plans.frontier(plans.allowed(available), planned.max_batch)
+            plans.adopt(self._tables(f"{variant}/{threads}/{device}", plans))
         except ValueError as error:
             raise ConfigError(
                 f"variant {variant!r} with {threads} threads on {device}: {error}",
@@ -154,9 +200,27 @@ class ServiceModel:
             ) from None
         return plans
 
-    def _worked_out_at_once(self) -> tuple[int, ...]:
-        """Availabilities whose frontiers are made with the plans, so that no first job waits for them.
+    def _tables(self, name: str, plans: VariantPlans) -> Tables:
+        """Return the tables that are made with the plans, so that no job waits for one later."""
+        keys = tuple(dict.fromkeys(self._keys(plans)))[:MOST_TABLES]
 
-        With four modalities or more only the whole set: each table takes a second or so.
-        """
-        return self.index.every_set() if len(self.index.names) < 4 else (self.index.all,)
+        def build() -> Tables:
+            return {key: plans.table(key) for key in keys}
+
+        return build() if self._store is None else self._store.tables(name, plans.model, keys, build)
+
+    def _keys(self, plans: VariantPlans) -> Iterable[int]:
+        """Yield the keys that jobs can call for, those that lack the fewest modalities first."""
+        by_few_missing = sorted(self.index.every_set(), key=int.bit_count, reverse=True)
+        yield from filter(None, map(plans.allowed, by_few_missing))
+        if self._store is None or self.service.guarantee.scope != "job":
+            return
+        classes = self.service.classes.values()
+        highest = max(slo.accuracy_floor if slo.max_floor is None else slo.max_floor for slo in classes)
+        steps = sorted({a for a in plans.model.accuracy if a < highest})
+        for available in by_few_missing:
+            # A floor just above each accuracy leaves out one set more.
+            for step in steps:
+                key = plans.allowed(available, step + 2 * FLOOR_TOLERANCE)
+                if key:
+                    yield key

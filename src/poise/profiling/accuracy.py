@@ -15,6 +15,7 @@ from poise.errors import ConfigError
 from poise.files import LabelledItems
 from poise.profiling.metric import Metric, Scores
 from poise.runtimes import StagedRunner, mode_labels
+from poise.runtimes.tensors import padded
 
 ACCURACY_BATCH = 32
 """Items that are answered at once; the answers do not depend on it."""
@@ -32,19 +33,23 @@ def measure_accuracy(
 ) -> tuple[ModeProfile, ...]:
     """Return the accuracy of each modality set of a variant.
 
+    Items with a free length are answered as a server would: padded with zeros to the bucket that holds them.
+
     ``accuracy_std`` is that of the items' scores about their mean, so its square is a·(1 − a) just where every
     score is 0 or 1. ``samples`` is the least of its modalities' independent items.
 
     Raises:
-        ConfigError: an output that is not a number, of a wrong shape, or scores outside [0, 1].
+        ConfigError: items longer than the longest bucket, an output that is not a number or of a wrong shape, or
+            scores outside [0, 1].
         WorkerError: the model failed.
     """
     labels = mode_labels(service, variant)
     masks = [service.modality_index.mask(names_of(label)) for label in labels]
+    inputs = padded(items.inputs, service.inputs_of(service.modalities))
     scores: list[list[Scores]] = [[] for _ in labels]
     for start in range(0, len(items), ACCURACY_BATCH):
         rows = np.arange(start, min(start + ACCURACY_BATCH, len(items)))
-        answers = runner.answer_sets(items.inputs, rows, masks)
+        answers = runner.answer_sets(inputs, rows, masks)
         for at, (label, outputs) in enumerate(zip(labels, answers, strict=True)):
             where = f"variant {variant!r}, mode {label!r}"
             check_outputs(service, outputs, len(rows), where)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -13,7 +15,6 @@ import numpy as np
 import psutil
 
 from poise.domain.modalities import names_of
-from poise.domain.service import Service, TensorSpec
 from poise.errors import PoiseError, WorkerError
 from poise.files import ServiceFolder, open_service
 from poise.runtimes import mode_labels, open_staged
@@ -58,8 +59,9 @@ def measure_footprint(folder: ServiceFolder, variant: str, *, threads: int) -> F
 
 
 def _measure(folder: ServiceFolder, variant: str, threads: int) -> Footprint:
-    import onnxruntime  # noqa: F401  # before the first look at the memory
-
+    library = {"onnx": "onnxruntime", "torch": "torch"}.get(folder.service.variants[variant].runtime)
+    if library is not None and importlib.util.find_spec(library) is not None:
+        importlib.import_module(library)  # before the first look at the memory
     process = psutil.Process()
     before = process.memory_info().rss
     loads: list[float] = []
@@ -67,7 +69,7 @@ def _measure(folder: ServiceFolder, variant: str, threads: int) -> Footprint:
     runner = open_staged(folder.service, variant, folder.resolve, threads=threads)
     loads.append(time.perf_counter() - start)
     items = folder.service.scheduler.max_batch
-    inputs = zeros(_tensors(folder.service), items)
+    inputs = zeros(folder.service.inputs_of(folder.service.modalities), items)
     index = folder.service.modality_index
     for label in mode_labels(folder.service, variant):
         runner.run(inputs, np.arange(items), np.full(items, index.mask(names_of(label))))
@@ -77,10 +79,6 @@ def _measure(folder: ServiceFolder, variant: str, threads: int) -> Footprint:
         open_staged(folder.service, variant, folder.resolve, threads=threads)
         loads.append(time.perf_counter() - start)
     return Footprint(load_time_s=round(statistics.median(loads), 6), memory_bytes=max(0, memory))
-
-
-def _tensors(service: Service) -> dict[str, TensorSpec]:
-    return {name: spec for modality in service.modalities.values() for name, spec in modality.inputs.items()}
 
 
 def main(arguments: Sequence[str]) -> None:

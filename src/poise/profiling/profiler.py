@@ -22,12 +22,12 @@ from poise.files import LabelledItems, ServiceFolder, load_labelled
 from poise.profiling.accuracy import measure_accuracy
 from poise.profiling.footprint import Footprint, measure_footprint
 from poise.profiling.independence import independent_items
-from poise.profiling.latency import StageKey, batch_sizes, measure_latency, sample_inputs
+from poise.profiling.latency import StageKey, batch_sizes, measure_latency
 from poise.profiling.metric import open_metric
 from poise.profiling.way import measure_way
 from poise.runtimes import StagedRunner, mode_labels, open_staged, stages_of
 from poise.runtimes.cores import usable_cores
-from poise.runtimes.machine import fingerprint, onnx_runtime_name, pinned
+from poise.runtimes.machine import fingerprint, pinned, runtime_names
 from poise.runtimes.tensors import item_bytes
 
 OnProgress = Callable[[float, float, str], None]
@@ -63,7 +63,7 @@ def measure_profile(
     service = folder.service
     measured = [name for name, variant in service.variants.items() if variant.runtime != "emulated"]
     check_can_measure(folder, measured, threads)
-    machine = fingerprint(onnx_runtime_name())
+    machine = fingerprint(runtime_names(service))
     progress = _Progress(budget_s, on_progress)
     runners = {name: _open(folder, name, threads[0]) for name in measured}
     items = _validation(folder)
@@ -207,8 +207,8 @@ def _known_modes(folder: ServiceFolder, hashes: Mapping[str, str], known: Profil
     modes: dict[str, Modes] = {}
     for variant in known.variants:
         declared = folder.service.variants.get(variant.name)
-        if declared is None or declared.runtime == "emulated":
-            continue
+        if declared is None or declared.runtime in ("emulated", "python"):
+            continue  # which files the operator's code reads is not known
         files = [*folder.model_files(declared).values(), folder.service.validation]
         same_files = all(known.files.get(path) == hashes[path] for path in files)
         by_label = {mode.label: mode for mode in variant.modes}
@@ -246,7 +246,6 @@ def _latency(
     service = folder.service
     budget_s = max(progress.left_s, LATENCY_LEAST_FRAC * progress.budget_s)
     each_s = budget_s / len(threads)
-    inputs = sample_inputs(service, items, service.scheduler.max_batch)
     found: dict[StageKey, list[LatencyPoint]] = {}
     for at, count in enumerate(threads):
         opened = runners if at == 0 else {name: _open(folder, name, count) for name in runners}
@@ -255,7 +254,7 @@ def _latency(
         part = measure_latency(
             service,
             opened,
-            inputs,
+            items,
             threads=count,
             cores=usable_cores()[-count:],
             budget_s=each_s,

@@ -117,7 +117,9 @@ class Timed(msgspec.Struct):
         low, high = sorted((np.quantile(even, 0.95), np.quantile(odd, 0.95)))
         return bool(high - low <= max(STABLE_S, STABLE_FRAC * high))
 
-    def summary(self, *, batch: int, threads: int, busy_cores: int) -> LatencyPoint:
+    def summary(
+        self, *, batch: int, threads: int, busy_cores: int, bucket: int | None = None
+    ) -> LatencyPoint:
         """Return the point of a profile: of clean runs, or of all where too few were clean."""
         contaminated = len(self.disturbed_s) > CONTAMINATED_FRAC * (len(self.clean_s) + len(self.disturbed_s))
         times = self.clean_s if len(self.clean_s) >= LEAST_ROUNDS else [*self.clean_s, *self.disturbed_s]
@@ -125,6 +127,7 @@ class Timed(msgspec.Struct):
         return LatencyPoint(
             threads=threads,
             busy_cores=busy_cores,
+            bucket=bucket,
             batch=batch,
             mean_s=round(float(np.mean(times)), 8),
             p50_s=p50,

@@ -1,10 +1,11 @@
 """The way to a worker and back, without the model: ``python -m poise.profiling way`` is the worker.
 
 An estimate. A real child process gets a batch's descriptor over a seqpacket socket pair, gathers the rows of the
-largest modality set out of shared memory, writes as many rows of outputs there, and replies: what a live worker
-does around a model, without the event loop of the front end and without other load. Both ends share a core: between
-two, the time to wake the other one depends on whether that core has gone to sleep, and differs by a factor of two
-from one profile to the next. The rows are scattered, which is the dear case: consecutive rows are not copied at all.
+largest modality set out of shared memory, writes as many rows of outputs there, and replies: what a live worker does
+around a model, without the event loop of the front end and without other load. Both ends share a core: between two,
+the time to wake the other one depends on whether that core has gone to sleep, and differs by a factor of two from one
+profile to the next. The rows are scattered, which is the dear case: consecutive rows are not copied at all. Inputs
+with buckets are gathered at their longest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from poise.profiling.timing import CoreStopwatch, quiet_collector, time_calls
 from poise.runtimes import gather
 from poise.runtimes.cores import usable_cores
 from poise.runtimes.machine import first_in_line, pinned
-from poise.runtimes.tensors import fixed_shape, item_bytes
+from poise.runtimes.tensors import item_bytes
 
 ALIGNMENT = 64
 MESSAGE_BYTES = 65_536
@@ -133,7 +134,7 @@ def _layout(
 
 def _arrays(memory: mmap.mmap, placed: list[tuple[int, TensorSpec]], capacity: int) -> list[NDArray[Any]]:
     return [
-        np.ndarray((capacity, *fixed_shape(spec, longest=True)), NUMPY_TYPE[spec.datatype], memory, offset)
+        np.ndarray((capacity, *spec.shape_at()), NUMPY_TYPE[spec.datatype], memory, offset)
         for offset, spec in placed
     ]
 

@@ -2,7 +2,7 @@
 
 from poise.runtimes.base import Measured, StagedRunner, Tensors, VariantRunner, gather
 from poise.runtimes.opening import Resolve, open_staged, open_variant
-from poise.runtimes.stages import HEAD_STAGE, mode_labels, stages_of
+from poise.runtimes.stages import HEAD_STAGE, mode_labels, stage_modalities, stages_of
 
 __all__ = [
     "HEAD_STAGE",
@@ -15,5 +15,6 @@ __all__ = [
     "mode_labels",
     "open_staged",
     "open_variant",
+    "stage_modalities",
     "stages_of",
 ]

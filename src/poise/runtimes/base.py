@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Tensors = Mapping[str, NDArray[Any]]
 """Arrays by tensor name."""
+Outputs = dict[str, NDArray[Any]]
+"""What a graph or a variant gave, by tensor name."""
 Rows = NDArray[np.intp]
 """Which rows of the arena a batch is made of."""
 Masks = NDArray[np.integer[Any]]
@@ -25,14 +27,17 @@ class VariantRunner(Protocol):
     def stage_names(self) -> tuple[str, ...]:
         """The stages that a run may measure."""
 
-    def run(self, inputs: Tensors, rows: Rows, masks: Masks) -> tuple[dict[str, NDArray[Any]], Measured]:
+    def run(self, inputs: Tensors, rows: Rows, masks: Masks) -> tuple[Outputs, Measured]:
         """Answer the items in some rows of the arena, which is read and never written.
+
+        Each stage runs at the shortest bucket that holds all of its items. How long they are stands under
+        ``length_key(tensor)`` for each tensor with a free axis; without it all items are as long as the array.
 
         Returns the outputs by name and what each stage took. A stage's time is that of the model alone: what it
         costs to gather rows belongs to the stage ``way`` of the profile.
 
-        Shapes: ``inputs[name]`` is [capacity, …]; ``rows`` and ``masks`` are [n]; each output is [n, …], in the
-        order of ``rows``.
+        Shapes: ``inputs[name]`` is [capacity, …], a free axis at its longest bucket; ``inputs[length_key(name)]``,
+        ``rows`` and ``masks`` are [capacity], [n] and [n]; each output is [n, …], in the order of ``rows``.
         Raises:
             WorkerError: the model failed.
             InternalError: a mask that this variant cannot answer.
@@ -45,7 +50,7 @@ class StagedRunner(VariantRunner, Protocol):
     def stage_call(self, stage: str, inputs: Tensors, rows: Rows) -> Callable[[], object]:
         """Return a call that runs one stage on some rows, with everything around it done beforehand."""
 
-    def answer_sets(self, inputs: Tensors, rows: Rows, masks: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+    def answer_sets(self, inputs: Tensors, rows: Rows, masks: Sequence[int]) -> list[Outputs]:
         """Answer the same items with each of several modality sets; what the sets share runs once.
 
         Shapes: ``rows`` is [n]; one dict of outputs [n, …] for each mask.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from poise.domain.profile import MachineFingerprint
+from poise.domain.service import Service
 from poise.runtimes.cores import usable_cores
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -23,6 +26,22 @@ def onnx_runtime_name() -> str:
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}"
+
+
+def runtime_names(service: Service) -> str:
+    """Return the names and versions here of the runtimes that a service's variants use, joined by commas."""
+    used = {variant.runtime for variant in service.variants.values()}
+    names = []
+    if "onnx" in used:
+        names.append(onnx_runtime_name())
+    if "torch" in used:
+        try:
+            names.append(f"torch {version('torch')}")
+        except PackageNotFoundError:
+            names.append("torch (not installed)")
+    if "python" in used:
+        names.append(f"python {platform.python_version()}")
+    return ", ".join(names)
 
 
 @contextmanager

@@ -16,9 +16,6 @@ from poise.runtimes.base import StagedRunner, VariantRunner
 Resolve = Callable[[str, str], Path]
 """(relative path, field of the service file) -> the real path of an existing file inside the service's folder."""
 
-AVAILABLE = ("emulated", "onnx")
-"""The runtimes of this release."""
-
 
 def open_variant(
     service: Service,
@@ -38,7 +35,7 @@ def open_variant(
     Raises:
         ConfigError: no such variant, a runtime or device that is not available, a missing or corrupt model file, a
             graph whose inputs or outputs are not the service's, or an emulated variant without a profile.
-        WorkerError: the model fails on a batch of zeros.
+        WorkerError: the model fails on a batch of zeros, or the operator's code fails.
     """
     if variant in service.variants and service.variants[variant].runtime == "emulated":
         from poise.runtimes.emulated import EmulatedRunner
@@ -84,14 +81,16 @@ def open_staged(
         from poise.runtimes.onnx import open_onnx
 
         return open_onnx(service, variant, resolve, threads=threads, device=device)
-    if declared.runtime == "emulated":
-        raise ConfigError(
-            f"variant {variant!r} is emulated",
-            field=f"variants.{variant}.runtime",
-            expected="one that runs a model",
-        )
+    if declared.runtime == "torch":
+        from poise.runtimes.torch_export import open_torch
+
+        return open_torch(service, variant, resolve, threads=threads, device=device)
+    if declared.runtime == "python":
+        from poise.runtimes.python import open_python
+
+        return open_python(service, variant, resolve, threads=threads, device=device)
     raise ConfigError(
-        f"runtime {declared.runtime!r} is not available in this release",
+        f"variant {variant!r} is emulated",
         field=f"variants.{variant}.runtime",
-        expected=f"one of {', '.join(AVAILABLE)}",
+        expected="one that runs a model",
     )

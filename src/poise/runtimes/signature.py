@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from poise.domain.service import TensorSpec
 from poise.errors import ConfigError
-from poise.runtimes.tensors import DATATYPE, ONNX_TYPE
+from poise.runtimes.tensors import DATATYPE, ONNX_TYPE, datatype_of
 
 
 class _NodeArg(Protocol):
@@ -83,7 +83,7 @@ def check_arrays(
     """Check what a graph really gave for a batch, whatever it says of itself.
 
     Raises:
-        ConfigError: an output of another shape.
+        ConfigError: an output of another shape or type.
     """
     for name, spec in specs.items():
         if arrays[name].shape != (items, *spec.shape):
@@ -91,6 +91,8 @@ def check_arrays(
                 f"output {name!r} of a batch of {items} has shape {list(arrays[name].shape)}",
                 str([items, *spec.shape]),
             )
+        if datatype_of(arrays[name]) != spec.datatype:
+            raise place.error(f"output {name!r} is {datatype_of(arrays[name])}", spec.datatype)
 
 
 def check_batch_dimension(kind: str, port: Port, place: Place) -> None:
@@ -107,7 +109,7 @@ def check_batch_dimension(kind: str, port: Port, place: Place) -> None:
 
 def _check_port(kind: str, port: Port, spec: TensorSpec, place: Place) -> None:
     if port.datatype != spec.datatype:
-        known = port.datatype if port.datatype in ONNX_TYPE else f"ONNX type {port.datatype}"
+        known = port.datatype if port.datatype in ONNX_TYPE else f"of type {port.datatype}"
         raise place.error(f"{kind} {port.name!r} is {known}", spec.datatype)
     check_batch_dimension(kind, port, place)
     sizes = port.shape[1:]

@@ -56,6 +56,15 @@ def stages_of(service: Service, variant: str) -> tuple[tuple[str, tuple[str, ...
     return tuple(stages)
 
 
+def stage_modalities(service: Service, stage: str) -> tuple[str, ...]:
+    """Return the modalities whose inputs a stage of ``stages_of`` takes; none for a head, which takes embeddings."""
+    return (
+        ()
+        if stage == HEAD_STAGE
+        else service.modality_index.members(service.modality_index.mask_of_label(stage))
+    )
+
+
 def label_in_order(label: str) -> str:
     """Return a label with its names sorted, as the keys of a service file need not be."""
     return label_of(names_of(label))

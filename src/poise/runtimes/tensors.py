@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poise.domain.datatypes import NUMPY_TYPE
-from poise.domain.service import TensorSpec
+from poise.domain.service import TensorSpec, length_key
+from poise.errors import ConfigError
 
 ONNX_TYPE = {
     name: f"tensor({ {'FP16': 'float16', 'FP32': 'float', 'FP64': 'double'}.get(name, name.lower()) })"
@@ -21,26 +22,52 @@ ONNX_TYPE = {
 DATATYPE = {onnx: name for name, onnx in ONNX_TYPE.items()}
 """What ONNX Runtime calls a tensor -> protocol datatype."""
 
+_DATATYPES = {numpy_type: name for name, numpy_type in NUMPY_TYPE.items()}
 
-def zeros(specs: Mapping[str, TensorSpec], items: int) -> dict[str, NDArray[Any]]:
-    """Return an array of zeros for each tensor; a free length takes the smallest bucket.
+
+def datatype_of(array: NDArray[Any]) -> str:
+    """Return the protocol's datatype of an array, or numpy's name of its type where the protocol has none."""
+    return _DATATYPES.get(array.dtype, str(array.dtype))
+
+
+def zeros(specs: Mapping[str, TensorSpec], items: int, rung: int | None = None) -> dict[str, NDArray[Any]]:
+    """Return an array of zeros for each tensor, a free length at a rung; None is the longest bucket.
 
     Shapes: [items, …] each.
     """
     return {
-        name: np.zeros((items, *fixed_shape(spec, longest=False)), NUMPY_TYPE[spec.datatype])
+        name: np.zeros((items, *spec.shape_at(rung)), NUMPY_TYPE[spec.datatype])
         for name, spec in specs.items()
     }
 
 
-def fixed_shape(spec: TensorSpec, *, longest: bool) -> tuple[int, ...]:
-    """Return the shape of an item with a free length set to the largest or the smallest bucket."""
-    if not spec.buckets:
-        return spec.shape
-    length = spec.buckets[-1] if longest else spec.buckets[0]
-    return tuple(length if size == -1 else size for size in spec.shape)
+def padded(inputs: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:
+    """Return items as an arena holds them: free axes padded with zeros to the longest bucket, lengths beside them.
+
+    Shapes: [n, …] each; ``length_key(name)`` is [n].
+    Raises:
+        ConfigError: items longer than the longest bucket.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, array in inputs.items():
+        axis = specs[name].free_axis
+        if axis is None:
+            found[name] = array
+            continue
+        length, longest = array.shape[axis + 1], specs[name].buckets[-1]
+        if length > longest:
+            raise ConfigError(
+                f"array {name!r} has items of length {length}",
+                field=name,
+                expected=f"at most {longest}, the longest of buckets {list(specs[name].buckets)}",
+            )
+        room = [(0, 0)] * array.ndim
+        room[axis + 1] = (0, longest - length)
+        found[name] = np.pad(array, room)
+        found[length_key(name)] = np.full(len(array), length, np.uint32)
+    return found
 
 
 def item_bytes(spec: TensorSpec) -> int:
-    """Return how many bytes one item of a tensor takes, at its largest bucket."""
-    return NUMPY_TYPE[spec.datatype].itemsize * math.prod(fixed_shape(spec, longest=True))
+    """Return how many bytes one item of a tensor takes, at its longest bucket."""
+    return NUMPY_TYPE[spec.datatype].itemsize * math.prod(spec.shape_at())

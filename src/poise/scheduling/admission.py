@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from poise.domain.job import Job, RefusalReason
 from poise.domain.service import Service
+from poise.scheduling.arrival_rate import ShortDeadlines
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.commands import Refuse
-from poise.scheduling.costs import LeastCosts
+from poise.scheduling.costs import LeastCosts, Terms
 from poise.scheduling.queue import DeadlineQueue, Waiting
 from poise.scheduling.view import WorkerState
 
 TOLERANCE = 1e-9
+WORTH_MORE = 1.25
+"""A job takes the place of others if it is worth so many times as much for the time it needs."""
+MOST_DISPLACED = 16
+DEFAULT_PRIORITY = 2
+LOWEST_PRIORITY = 8
+
+_Floats = NDArray[np.float64]
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A job ready to be queued, and the waiting jobs that it takes the place of."""
+
+    entry: Waiting
+    displaced: Sequence[Waiting] = ()
+
+
+def weight_of(class_weight: float, priority: int) -> float:
+    """Return what a job's answer is worth: each level of priority below the first halves it.
+
+    Priority 1 is the highest; 0, the protocol's default, is level 2, which has the class's own weight.
+    """
+    level = min(priority, LOWEST_PRIORITY) if priority > 0 else DEFAULT_PRIORITY
+    return class_weight * 2.0 ** (DEFAULT_PRIORITY - level)
 
 
 class Admission:
@@ -22,22 +49,31 @@ class Admission:
 
     Floors: a job whose modalities cannot reach its floor may draw the difference from its class's credit (scope
     ``class``), goes below and says so (class prefers deadlines), or is refused. Deadlines: the work ahead of
-    the job and its own must fit before its deadline, and no waiting job that could be held may be lost by it.
+    the job and its own must fit before its deadline, and no waiting job that could be held may be lost by it; unless
+    jobs that are worth less for the time they need make room (as Moore and Hodgson's rule does, weighted).
     """
 
     def __init__(
-        self, service: Service, balances: Mapping[str, AccuracyBalance], *, by_deadline: bool = True
+        self,
+        service: Service,
+        balances: Mapping[str, AccuracyBalance],
+        deadlines: Mapping[str, ShortDeadlines],
+        *,
+        by_deadline: bool = True,
     ) -> None:
+        self._deadlines = deadlines
         self._by_deadline = by_deadline
-        self._service = service
+        self._classes = service.classes
+        self._by_class = service.guarantee.scope == "class"
+        self._queue_jobs = service.scheduler.queue_jobs
+        self._queue_items = service.scheduler.queue_items
         self._balances = balances
 
     def judge(
         self, job: Job, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState], costs: LeastCosts
-    ) -> Waiting | Refuse:
+    ) -> Taken | Refuse:
         """Return the job ready to be queued, or its refusal."""
-        settings = self._service.scheduler
-        if len(queue) >= settings.queue_jobs or queue.items + job.items > settings.queue_items:
+        if len(queue) >= self._queue_jobs or queue.items + job.items > self._queue_items:
             return Refuse(job.id, RefusalReason.QUEUE_FULL, "the queue is full")
         reachable = costs.highest_accuracy(job.available)
         if reachable < 0:
@@ -46,13 +82,14 @@ class Admission:
                 RefusalReason.FLOOR_UNREACHABLE,
                 "no modality set of this service does with the given modalities",
             )
-        prefers_deadline = self._service.classes[job.slo_class].prefer == "deadline"
+        slo_class = self._classes[job.slo_class]
         floor, deficit = job.accuracy_floor, 0.0
+        soft = slo_class.prefer == "deadline"
         if reachable < floor - TOLERANCE:
-            if self._service.guarantee.scope == "class":
+            if self._by_class:
                 deficit = (floor - reachable) * job.items
             if deficit == 0.0 or deficit > self._balances[job.slo_class].credit:
-                if not prefers_deadline:
+                if not soft:
                     return Refuse(
                         job.id,
                         RefusalReason.FLOOR_UNREACHABLE,
@@ -61,51 +98,167 @@ class Admission:
                     )
                 deficit = 0.0
         planned_floor = min(floor, reachable)
-        work_floor = 0.0 if prefers_deadline else planned_floor
-        entry = Waiting(job, planned_floor, costs.rate_s(job.available, work_floor))
-        if self._by_deadline and not self._in_time(entry, now_s, queue, workers, costs, work_floor):
-            return Refuse(
-                job.id,
-                RefusalReason.DEADLINE_UNREACHABLE,
-                "the deadline cannot be met with the jobs already accepted"
-                if len(queue)
-                else "the deadline is shorter than an answer takes",
-            )
-        entry.own_terms = planned_floor < self._service.classes[job.slo_class].accuracy_floor - TOLERANCE
+        entry = self._entry(job, planned_floor, queue, costs, soft=soft, deficit=deficit)
+        displaced: Sequence[Waiting] = ()
+        if self._by_deadline and not _in_time(entry, now_s, queue, workers, costs):
+            found = _to_displace(entry, now_s, queue, workers, costs)
+            if found is None:
+                return Refuse(
+                    job.id,
+                    RefusalReason.DEADLINE_UNREACHABLE,
+                    "the deadline cannot be met with the jobs already accepted"
+                    if len(queue)
+                    else "the deadline is shorter than an answer takes",
+                )
+            displaced = found
+        entry.own_terms = not entry.terms.ordinary
         entry.below_floor = planned_floor < floor - TOLERANCE and deficit == 0.0
         if deficit:
             entry.credit_drawn = deficit
             self._balances[job.slo_class].spend(deficit)
-        return entry
+        return Taken(entry, displaced)
 
-    def _in_time(
-        self,
-        entry: Waiting,
-        now_s: float,
-        queue: DeadlineQueue,
-        workers: Sequence[WorkerState],
-        costs: LeastCosts,
-        floor: float,
-    ) -> bool:
-        job = entry.job
-        at = queue.position(job)
-        ahead_s = float(queue.work_s[:at].sum())
-        ahead = queue.items * at // len(queue) if at else 0
-        last_s = costs.last_batch_s(job.available, floor, job.items, ahead)
-        capacity = sum(1.0 / worker.calibration.factor for worker in workers)
-        done_s = min(max(w.free_at_s, now_s) + w.calibration.real_s(last_s) for w in workers)
-        if done_s + ahead_s / capacity > job.deadline_s:
-            return False
-        free = [(max(worker.free_at_s, now_s), worker.calibration.factor) for worker in workers]
-        room = sum(max(0.0, job.deadline_s - free_s) / factor for free_s, factor in free)
-        if ahead_s + entry.work_s > room:
-            return False
-        if at == len(queue):
-            return True
-        later = queue.deadlines_s[at:]
-        left = np.zeros(len(later))
-        for free_s, factor in free:
-            left += np.maximum(later - free_s, 0.0) / factor
-        left -= ahead_s + np.cumsum(queue.work_s[at:])
-        held = left[left >= 0]
-        return not len(held) or float(held.min()) >= entry.work_s
+    def _entry(
+        self, job: Job, floor: float, queue: DeadlineQueue, costs: LeastCosts, *, soft: bool, deficit: float
+    ) -> Waiting:
+        """Return a job as it would wait, with the least that it costs.
+
+        In scope ``class`` a floor binds the mean of all answers: where there is credit that no other waiting job needs,
+        a job is reckoned at its cheapest mode, and what that spends is reserved for it.
+        """
+        slo_class = self._classes[job.slo_class]
+
+        def terms_at(least: float) -> Terms:
+            return costs.terms(
+                job.slo_class,
+                least,
+                job.available,
+                soft=soft,
+                each=not self._by_class and job.items == 1,
+                class_floor=slo_class.accuracy_floor,
+                slo_s=self._deadlines[job.slo_class].coarse_s,
+            )
+
+        terms = cost = terms_at(floor)
+        reserved = 0.0
+        if self._by_class and terms.ordinary and not soft and not deficit:
+            spent = (floor - costs.lowest_accuracy(job.available)) * job.items
+            free = self._balances[job.slo_class].credit - queue.reserved.get(job.slo_class, 0.0)
+            if 0.0 < spent <= free:
+                reserved, cost = spent, terms_at(0.0)
+        return Waiting(
+            job,
+            terms,
+            cost,
+            floor,
+            job.items,
+            weight_of(slo_class.weight, job.priority),
+            reserved,
+        )
+
+
+def _in_time(
+    entry: Waiting, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState], costs: LeastCosts
+) -> bool:
+    """Whether a job can be held where it would stand, and all behind it that could be held without it."""
+    job, size = entry.job, len(queue)
+    at = queue.position(job)
+    if at == size:
+        ahead_s, ahead = queue.total_work_s, queue.items
+    else:
+        ahead_s, ahead = float(queue.work_s[:at].sum()), queue.items * at // size
+    first_s = queue.entries[0].job.deadline_s if at else job.deadline_s
+    if not _has_room(job.deadline_s, entry, ahead_s, ahead, now_s, workers, costs, first_s):
+        return False
+    if at == size:
+        return True
+    left = _room_s(queue.deadlines_s[at:], now_s, workers) - ahead_s - np.cumsum(queue.work_s[at:])
+    left -= queue.tails_s[at:]
+    held = left[left >= 0]
+    return not len(held) or float(held.min()) >= entry.work_s
+
+
+def _has_room(
+    deadline_s: float,
+    entry: Waiting,
+    ahead_s: float,
+    ahead: int,
+    now_s: float,
+    workers: Sequence[WorkerState],
+    costs: LeastCosts,
+    first_s: float = -inf,
+) -> bool:
+    """Whether a job fits behind ``ahead`` items that need ``ahead_s``: its work, and its own last batch.
+
+    Where all of them fit into one batch by ``first_s``, the first one's deadline, that is enough.
+    """
+    items = entry.job.items
+    last_s = costs.last_batch_s(entry.cost, items, ahead)
+    shared_s = costs.shared_s(entry.cost, items + ahead)
+    capacity = room_s = 0.0
+    done_s = together_s = inf
+    for worker in workers:
+        calibration = worker.calibration
+        free_s = worker.free_at_s if worker.free_at_s > now_s else now_s
+        capacity += 1.0 / calibration.factor
+        done_s = min(done_s, free_s + last_s * calibration.factor + calibration.overhead_s)
+        together_s = min(together_s, free_s + shared_s * calibration.factor + calibration.overhead_s)
+        if free_s < deadline_s:
+            room_s += (deadline_s - free_s) / calibration.factor
+    if together_s <= min(first_s, deadline_s):
+        return True
+    return done_s + ahead_s / capacity <= deadline_s and ahead_s + entry.work_s <= room_s
+
+
+def _room_s(deadlines_s: _Floats, now_s: float, workers: Sequence[WorkerState]) -> _Floats:
+    """Return how much work the workers can do before each deadline. Units: profile seconds."""
+    room_s = np.zeros(len(deadlines_s))
+    for worker in workers:
+        free_s = max(worker.free_at_s, now_s)
+        room_s += np.maximum(deadlines_s - free_s, 0.0) / worker.calibration.factor
+    return room_s
+
+
+def _to_displace(
+    entry: Waiting, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState], costs: LeastCosts
+) -> list[Waiting] | None:
+    """Return waiting jobs, worth no more than a newcomer together, without which it fits; None if there are none.
+
+    Jobs go that are worth least for the time they need, of those that stand before the first deadline that fails.
+    """
+    if not len(queue):
+        return None
+    worth = queue.weights / np.maximum(queue.work_s, 1e-12)
+    worth[queue.weights == 0.0] = np.inf
+    limit = entry.weight / max(entry.work_s, 1e-12) / WORTH_MORE
+    if float(worth.min()) > limit or not _has_room(
+        entry.job.deadline_s, entry, 0.0, 0, now_s, workers, costs
+    ):
+        return None
+    at = queue.position(entry.job)
+    room_s = _room_s(queue.deadlines_s, now_s, workers) - queue.tails_s
+    work_s = queue.work_s.copy()
+    held_before = room_s >= np.cumsum(work_s)
+    chosen: list[int] = []
+    spent = 0.0
+    while len(chosen) < MOST_DISPLACED:
+        done_s = np.cumsum(work_s)
+        ahead_s = float(done_s[at - 1]) if at else 0.0
+        ahead = max(0, queue.items * at // len(queue) - len(chosen))
+        fails = np.flatnonzero(held_before[at:] & (done_s[at:] + entry.work_s > room_s[at:]))
+        if not _has_room(entry.job.deadline_s, entry, ahead_s, ahead, now_s, workers, costs):
+            until = at
+        elif len(fails):
+            until = at + int(fails[0]) + 1
+        else:
+            return [queue.entries[i] for i in chosen]
+        if not until:
+            return None
+        least = int(np.argmin(worth[:until]))
+        spent += float(queue.weights[least])
+        if float(worth[least]) > limit or spent > entry.weight * (1 + TOLERANCE):
+            return None
+        worth[least], work_s[least] = np.inf, 0.0
+        held_before[least] = False
+        chosen.append(least)
+    return None

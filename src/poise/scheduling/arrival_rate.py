@@ -1,8 +1,20 @@
-"""A running estimate of the arrival rate, until forecasters say more."""
+"""Running estimates of what arrives, until forecasters say more: rates, and how short deadlines are."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Mapping
+
+from poise.domain.job import Job
+from poise.domain.service import SLOClass
+from poise.scheduling.events import RateForecast
+
+RECENT = 128
+"""So many arrivals say how short deadlines are."""
+SHORT_QUANTILE = 0.05
+RATE_WINDOW_OF_SLO = 4.0
+COARSE = math.log(1.1)
 
 
 class ArrivalRate:
@@ -32,3 +44,65 @@ class ArrivalRate:
         seen_s = max(now_s - self._started_s, 0.1 * self.window_s)
         weight = self.window_s * -math.expm1(-seen_s / self.window_s)
         return self._mass * math.exp(-(now_s - self._at_s) / self.window_s) / weight
+
+
+class ShortDeadlines:
+    """How long deadlines are, of the shorter ones: the 5 % quantile of the last arrivals of a class, at most its SLO.
+
+    Clients may ask for less time than their class's SLO; a batch that blocks the worker is measured against what
+    they do ask for. ``coarse_s`` is the same in steps of a tenth, for what is kept by it. Units: seconds.
+    """
+
+    __slots__ = ("_recent", "_since", "_slo_s", "coarse_s", "value_s")
+
+    def __init__(self, slo_s: float) -> None:
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._slo_s = slo_s
+        self._since = 0
+        self.value_s = slo_s
+        self.coarse_s = slo_s
+
+    def observe(self, within_s: float) -> None:
+        """Take one arrival's time until its deadline."""
+        recent = self._recent
+        recent.append(within_s)
+        self._since += 1
+        if within_s < self.value_s or self._since >= RECENT // 4:
+            self._since = 0
+            ordered = sorted(recent)
+            self.value_s = min(self._slo_s, max(ordered[int(SHORT_QUANTILE * len(ordered))], 1e-6))
+            steps = math.floor(math.log(self.value_s / self._slo_s) / COARSE)
+            self.coarse_s = self._slo_s * math.exp(steps * COARSE)
+
+
+class Arrivals:
+    """What arrives, by class: rates, and how long deadlines are.
+
+    A forecast replaces the running rates while it holds.
+    """
+
+    def __init__(self, classes: Mapping[str, SLOClass]) -> None:
+        window_s = max(1.0, RATE_WINDOW_OF_SLO * min(slo.latency_slo_s for slo in classes.values()))
+        self._rates = {name: ArrivalRate(window_s) for name in classes}
+        self._forecast: RateForecast | None = None
+        self.deadlines = {name: ShortDeadlines(slo.latency_slo_s) for name, slo in classes.items()}
+
+    def observe(self, now_s: float, job: Job) -> None:
+        """Take one arrival; KeyError for a class that there is not."""
+        self._rates[job.slo_class].observe(now_s, job.items)
+        self.deadlines[job.slo_class].observe(job.deadline_s - now_s)
+
+    def expect(self, forecast: RateForecast) -> None:
+        """Take a forecast of the rate of all classes together; it is shared out as the running rates are."""
+        self._forecast = forecast
+
+    def items_per_s(self, now_s: float) -> dict[str, float]:
+        """Return the rate of each class."""
+        rates = {name: rate.items_per_s(now_s) for name, rate in self._rates.items()}
+        forecast = self._forecast
+        if forecast is not None and now_s <= forecast.now_s + forecast.valid_s:
+            total = sum(rates.values())
+            if total > 0:
+                return {name: rate * forecast.items_per_s / total for name, rate in rates.items()}
+            return dict.fromkeys(rates, forecast.items_per_s / len(rates))
+        return rates

@@ -2,56 +2,115 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from typing import NamedTuple
+
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.composition import Composition
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import DispatchView, Share
 
 COARSE_SHARES = (1.0, 0.75, 0.5, 0.25)
-"""Batch sizes that are tried, as shares of the largest possible one; and one single job."""
+"""Batch sizes that are tried, as shares of the largest possible one; and the first job alone."""
 FINE_SHARES = tuple(size / 32 for size in (32, 28, 24, 20, 18, 16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2))
 """Those tried in overload, where the time for each item decides how many jobs are kept."""
+
+Taken = list[tuple[Waiting, int]]
+"""Some items of each of some waiting jobs: (job, items)."""
+
+
+class Cut(NamedTuple):
+    """A candidate batch: the first ``whole`` jobs, and ``part`` items of the next; ``items`` in all."""
+
+    whole: int
+    part: int
+    items: int
+
+
+class Prefixes:
+    """The batches that could be led by the first waiting job: prefixes of the queue.
+
+    A job of several items may be split, where the jobs before it fill less than half of the batch. A job that must
+    run alone is a batch of its own and ends every other prefix.
+    """
+
+    __slots__ = ("_ends", "_longest")
+
+    def __init__(self, view: DispatchView, max_batch: int) -> None:
+        limit = min(max_batch, view.max_batch)
+        self._longest: Taken = []
+        self._ends: list[int] = []
+        items = 0
+        for entry in view.entries:
+            if entry.alone and items:
+                break
+            count = entry.waiting_items
+            if items + count > limit:
+                if 2 * items < limit:
+                    count = limit - items
+                else:
+                    break
+            items += count
+            self._longest.append((entry, count))
+            self._ends.append(items)
+            if entry.alone or items == limit:
+                break
+
+    def cuts(self, shares: tuple[float, ...]) -> list[Cut]:
+        """Return candidates of some shares of the longest one, largest first; the last is the first job, or an item."""
+        ends = self._ends
+        total = ends[-1]
+        found: list[Cut] = []
+        for share in shares:
+            items = max(1, round(total * share))
+            whole = bisect_right(ends, items)
+            before = ends[whole - 1] if whole else 0
+            part = items - before if 2 * before < items else 0
+            cut = Cut(whole, part, before + part)
+            if not found or cut.items < found[-1].items:
+                found.append(cut)
+        first = ends[0]
+        if found[-1].items > first:
+            found.append(Cut(1, 0, first))
+        if found[-1].items > 1 and first > 1:
+            found.append(Cut(0, 1, 1))
+        return found
+
+    def taken(self, cut: Cut) -> Taken:
+        """Return a candidate's items, job by job."""
+        jobs = self._longest[: cut.whole]
+        if cut.part:
+            jobs.append((self._longest[cut.whole][0], cut.part))
+        return jobs
+
+    def reserved(self, cut: Cut) -> float:
+        """Return the credit that is kept for a candidate's jobs."""
+        return sum([entry.reserved for entry, _ in self._longest[: cut.whole + (cut.part > 0)]])
+
+    @property
+    def longest(self) -> Taken:
+        """The longest of all."""
+        return self._longest
+
+
+def prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[Taken]:
+    """Return candidate batches, largest first, all led by the first job."""
+    found = Prefixes(view, max_batch)
+    return [found.taken(cut) for cut in found.cuts(FINE_SHARES if fine else COARSE_SHARES)]
 
 
 def shares_of(planned: Composition, dropped: VariantPlans | None = None) -> tuple[Share, ...]:
     """Return each job's part; where soft floors were dropped, marked if its items are below its floor."""
+    if dropped is None:
+        return tuple([Share(entry, counts) for entry, counts in planned.counts()])
     found: list[Share] = []
     for entry, counts in planned.counts():
-        below = False
-        if dropped is not None:
-            items = sum(count for _, count in counts)
-            reached = sum(dropped.model.accuracy[dropped.position[mask]] * count for mask, count in counts)
-            below = reached < entry.floor * items - 1e-9
-        found.append(Share(entry=entry, counts=counts, below_floor=below))
+        items = sum(count for _, count in counts)
+        reached = sum(dropped.model.accuracy[dropped.position[mask]] * count for mask, count in counts)
+        found.append(Share(entry, counts, below_floor=reached < entry.floor * items - 1e-9))
     return tuple(found)
 
 
 def time_to_first_deadline(view: DispatchView) -> float:
     """Return the time until the first waiting job's deadline. Units: profile seconds of the free worker."""
     return view.worker.calibration.profile_s(view.entries[0].job.deadline_s - view.now_s)
-
-
-def prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[list[tuple[Waiting, int]]]:
-    """Return candidate batches as lists of (entry, items), largest first, all led by the first job.
-
-    A job that must run alone is a batch of its own and ends every other prefix.
-    """
-    limit = min(max_batch, view.max_batch)
-    longest: list[tuple[Waiting, int]] = []
-    items = 0
-    for entry in view.entries:
-        if entry.alone and longest:
-            break
-        count = entry.waiting_items
-        if items + count > limit:
-            if not longest:
-                longest.append((entry, limit))
-            break
-        longest.append((entry, count))
-        items += count
-        if entry.alone or items == limit:
-            break
-    count = len(longest)
-    shares = FINE_SHARES if fine else COARSE_SHARES
-    sizes = sorted({max(1, round(count * share)) for share in shares} | {1}, reverse=True)
-    return [longest[:size] for size in sizes]

@@ -4,29 +4,70 @@
 last ratios, each weighted by its predicted time, so that a hundred tiny batches, whose time is mostly noise, do
 not speak for a large one. *overhead* is what came on top between dispatch and answer, beyond the profile's way
 to a worker and back: the median of the last differences. Medians ignore outliers up to half the window. Each
-worker has its own pair, so that a slow one does not spoil another's.
+stage of a variant has such a factor of its own, which says how its share of the time differs from the profile's
+(``shape``). Each worker has its own, so that a slow one does not spoil another's. The head-room for slow batches is
+the profile's: planning uses the quantile that the service file names, and the factor stretches it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Mapping
 
 WINDOW = 32
 ENOUGH = 8
 LIMIT = 8.0
 STALE_S = 5.0
 """What was measured longer ago than this is given up rather than refuse jobs because of it."""
+SHAPE_STEP = math.log(1.1)
+"""Stages are told apart where their factors differ by a tenth or more."""
+SHAPE_EVERY = 8
+"""Batches between two looks at the stages."""
+
+Shape = tuple[tuple[str, float], ...]
+"""(stage, its factor over the worker's) of a variant; stages that are as the profile says are left out."""
+
+
+class Ratios:
+    """The last ratios of measured to predicted time, each weighted by its predicted time."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self) -> None:
+        self._pairs: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def add(self, measured_s: float, predicted_s: float) -> None:
+        """Take one measurement."""
+        self._pairs.append((measured_s / predicted_s, predicted_s))
+
+    def median(self) -> float:
+        """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
+        ordered = sorted(self._pairs)
+        half = sum([weight for _, weight in ordered]) / 2
+        seen, found = 0.0, ordered[-1][0]
+        for value, weight in ordered:
+            seen += weight
+            if seen >= half:
+                found = value
+                break
+        return min(LIMIT, max(1 / LIMIT, found))
 
 
 class Calibration:
-    """Running factor and overhead of one worker; 1 and 0 until enough batches were measured. Units: seconds."""
+    """Running factors and overhead of one worker; 1 and 0 until enough batches were measured. Units: seconds."""
 
-    __slots__ = ("_extra_s", "_measured_s", "_stages", "factor", "overhead_s")
+    __slots__ = ("_batches", "_extra_s", "_measured_s", "_stages", "_whole", "factor", "overhead_s")
 
     def __init__(self) -> None:
-        self._stages: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._whole = Ratios()
+        self._stages: dict[tuple[str, str], Ratios] = {}
         self._extra_s: deque[float] = deque(maxlen=WINDOW)
         self._measured_s = float("-inf")
+        self._batches = 0
         self.factor = 1.0
         self.overhead_s = 0.0
 
@@ -37,24 +78,57 @@ class Calibration:
         """
         if now_s - self._measured_s < STALE_S or (self.factor, self.overhead_s) == (1.0, 0.0):
             return False
+        self._whole = Ratios()
         self._stages.clear()
         self._extra_s.clear()
         self.factor, self.overhead_s = 1.0, 0.0
         return True
 
     def observe(
-        self, *, now_s: float, run_s: float, stages_s: float, predicted_s: float, way_s: float
-    ) -> None:
-        """Take one batch: dispatch to answer, its stages as measured and as predicted, the predicted way."""
-        if not (predicted_s > 0 and 0 <= stages_s <= run_s < float("inf")):
-            return
+        self,
+        *,
+        now_s: float,
+        run_s: float,
+        variant: str,
+        measured_s: Mapping[str, float],
+        predicted_s: Mapping[str, float],
+        way_s: float,
+    ) -> bool:
+        """Take one batch: dispatch to answer, its stages as measured and as predicted, the predicted way.
+
+        Without measured stages the whole of ``run_s`` is compared. Returns whether ``shape`` is worth a look.
+        """
+        expected_s = sum(predicted_s.values())
+        stages_s = sum(measured_s.values()) if measured_s else max(0.0, run_s - way_s)
+        if not (expected_s > 0 and 0 <= stages_s <= run_s < math.inf):
+            return False
         self._measured_s = now_s
-        self._stages.append((stages_s / predicted_s, predicted_s))
+        self._whole.add(stages_s, expected_s)
         self._extra_s.append(run_s - stages_s - way_s)
-        if len(self._stages) < ENOUGH:
-            return
-        self.factor = min(LIMIT, max(1 / LIMIT, _weighted_median(self._stages)))
+        if len(measured_s) > 1:
+            for stage, time_s in measured_s.items():
+                stage_s = predicted_s.get(stage, 0.0)
+                if stage_s > 0 and time_s >= 0:
+                    ratios = self._stages.get((variant, stage))
+                    if ratios is None:
+                        ratios = self._stages[variant, stage] = Ratios()
+                    ratios.add(time_s, stage_s)
+        self._batches += 1
+        if len(self._whole) < ENOUGH:
+            return False
+        self.factor = self._whole.median()
         self.overhead_s = max(0.0, sorted(self._extra_s)[len(self._extra_s) // 2])
+        return self._batches % SHAPE_EVERY == 0
+
+    def shape(self, variant: str) -> Shape:
+        """Return the stages of a variant whose share of the time is not as profiled, in steps of a tenth."""
+        found: list[tuple[str, float]] = []
+        for (name, stage), ratios in self._stages.items():
+            if name == variant and len(ratios) >= ENOUGH:
+                steps = round(math.log(ratios.median() / self.factor) / SHAPE_STEP)
+                if steps:
+                    found.append((stage, math.exp(steps * SHAPE_STEP)))
+        return tuple(sorted(found))
 
     def profile_s(self, real_s: float) -> float:
         """Return how much profile time fits into a real time."""
@@ -63,14 +137,3 @@ class Calibration:
     def real_s(self, profile_s: float) -> float:
         """Return how long a profile time really takes."""
         return profile_s * self.factor + self.overhead_s
-
-
-def _weighted_median(pairs: deque[tuple[float, float]]) -> float:
-    ordered = sorted(pairs)
-    half = sum(weight for _, weight in ordered) / 2
-    seen = 0.0
-    for value, weight in ordered:
-        seen += weight
-        if seen >= half:
-            return value
-    return ordered[-1][0]

@@ -11,8 +11,74 @@ PRICE_STEP = 0.02
 FLOOR_STEPS = 1000
 LAST_BATCHES = 1.5
 """How many efficient batches' time is kept free before the deadline of a job behind a queue."""
-EFFICIENT = 0.05
-"""A batch is efficient if its time for each item is within this share of the least."""
+BETTER = 0.01
+"""A larger batch is worth its latency if it carries so much more load."""
+REFUSED_EXPONENT = 2.3
+"""−½·ln of the share of jobs that may find no room (1 %)."""
+SUSTAINED_STEP = math.log(1.05)
+MOST_TERMS = 4096
+"""Floors may be any client's: what is kept for each is dropped when there are more than this."""
+
+
+def carried(batch_s: float, items: int, slo_s: float) -> float:
+    """Return the items per second that batches of this size and time carry, with 99 % of them within the SLO.
+
+    Larger batches cost less time for each item and leave less of the SLO for waiting. Of Poisson arrivals at
+    utilisation *ρ*, served in *r* = ``batch_s``/``items`` seconds each, a share of about exp(−2(1 − ρ)·S/r) finds
+    more than *S* seconds of work ahead (Kingman's approximation of heavy traffic); *S* is what the SLO leaves beside
+    ``LAST_BATCHES`` of such batches. Where it leaves nothing the value is negative, and orders by how much.
+    """
+    item_s = max(batch_s / items, 1e-9)
+    room_s = slo_s - LAST_BATCHES * batch_s
+    if room_s <= 0:
+        return room_s - batch_s
+    return max(0.0, 1.0 - REFUSED_EXPONENT * item_s / room_s) / item_s
+
+
+class Terms:
+    """What jobs have in common for planning: class, floor, modalities. Jobs of equal terms share the object.
+
+    ``item_work_s``: the least time of an item, in efficient batches (profile seconds); ``ordinary``: held to its
+    class's floor or above it; ``each``: its one item has to reach the floor by itself (scope ``job``).
+    """
+
+    __slots__ = (
+        "_tails_s", "available", "each", "efficient_batch", "floor", "item_work_s", "ordinary", "slo_class", "soft",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        slo_class: str,
+        floor: float,
+        available: int,
+        *,
+        soft: bool,
+        ordinary: bool,
+        each: bool,
+        rate: tuple[float, int],
+        batches_s: tuple[float, ...],
+    ) -> None:
+        self.slo_class = slo_class
+        self.floor = floor
+        self.available = available
+        self.soft = soft
+        self.ordinary = ordinary
+        self.each = each
+        self.item_work_s, self.efficient_batch = rate
+        self._tails_s = tuple(
+            max(0.0, batch_s - items * self.item_work_s) if batch_s < math.inf else 0.0
+            for items, batch_s in enumerate(batches_s)
+        )
+
+    def tail_s(self, items: int) -> float:
+        """Return what so many items cost beyond their work if they are batches of their own."""
+        tails_s = self._tails_s
+        if items < len(tails_s):
+            return tails_s[items]
+        if len(tails_s) < 2:
+            return 0.0
+        whole, rest = divmod(items, len(tails_s) - 1)
+        return whole * tails_s[-1] + tails_s[rest]
 
 
 class LeastCosts:
@@ -21,32 +87,94 @@ class LeastCosts:
     def __init__(self, reach: Callable[[VariantPlans, int], int], plans: Iterable[VariantPlans]) -> None:
         self._reach = reach
         self._plans = tuple(plans)
-        self._rate: dict[tuple[int, float], tuple[float, int]] = {}
+        self.largest_batch = max((p.model.max_batch for p in self._plans), default=0)
+        self._highest: dict[int, float] = {}
+        self._sustained: dict[tuple[int, int, int], tuple[float, int]] = {}
+        self._lowest: dict[int, float] = {}
+        self._rate: dict[tuple[int, float, float, bool], tuple[float, int]] = {}
         self._price: dict[tuple[int, float], float] = {}
-        self._batch: dict[tuple[int, float, int], float] = {}
+        self._batch: dict[tuple[int, float, int, bool], float] = {}
+        self._terms: dict[tuple[str, float, int, bool], Terms] = {}
 
     def highest_accuracy(self, available: int) -> float:
         """Return the highest accuracy the policy can reach with these modalities; -inf where it has no mode."""
-        return max((p.highest_accuracy(self._reach(p, available)) for p in self._plans), default=-math.inf)
+        found = self._highest.get(available)
+        if found is None:
+            found = max(
+                (p.highest_accuracy(self._reach(p, available)) for p in self._plans), default=-math.inf
+            )
+            self._highest[available] = found
+        return found
 
-    def rate_s(self, available: int, floor: float) -> float:
-        """Return the least time of an item, in efficient batches. Units: profile seconds."""
-        return self._efficient(available, floor)[0]
+    def lowest_accuracy(self, available: int) -> float:
+        """Return the accuracy of the cheapest mode with these modalities, in the smallest batch."""
+        found = self._lowest.get(available)
+        if found is None:
+            least = (math.inf, 0.0)
+            for plans in self._plans:
+                frontier = plans.frontier(self._reach(plans, available), 1)
+                if frontier is not None and len(frontier):
+                    least = min(least, (frontier.latency_s[0], frontier.accuracy[0]))
+            found = self._lowest[available] = least[1]
+        return found
 
-    def efficient_batch(self, available: int, floor: float) -> int:
-        """Return the smallest batch whose time for each item is within ``EFFICIENT`` of the least."""
-        return self._efficient(available, floor)[1]
+    def terms(
+        self,
+        slo_class: str,
+        floor: float,
+        available: int,
+        *,
+        soft: bool,
+        each: bool,
+        class_floor: float,
+        slo_s: float,
+    ) -> Terms:
+        """Return the terms of a job planned at a floor; ``soft``: its class prefers deadlines to floors."""
+        key = (slo_class, floor, available, each)
+        found = self._terms.get(key)
+        if found is None:
+            if len(self._terms) >= MOST_TERMS:
+                self._terms.clear()
+            least = 0.0 if soft else floor
+            rate = self.efficient(available, least, slo_s, each=each)
+            batches_s = (
+                0.0,
+                *(self._cheapest_s(available, least, n, each) for n in range(1, self.largest_batch + 1)),
+            )
+            ordinary = floor >= class_floor - 1e-9
+            found = Terms(
+                slo_class,
+                floor,
+                available,
+                soft=soft,
+                ordinary=ordinary,
+                each=each,
+                rate=rate,
+                batches_s=batches_s,
+            )
+            self._terms[key] = found
+        return found
 
-    def _efficient(self, available: int, floor: float) -> tuple[float, int]:
-        floor = _stepped(floor)
-        key = (available, floor)
+    def efficient(
+        self, available: int, floor: float, slo_s: float, *, each: bool = False
+    ) -> tuple[float, int]:
+        """Return the least time of an item, and the batch that reaches it: that which carries the highest load.
+
+        See ``carried``. Units: profile seconds, items.
+        """
+        floor = stepped(floor)
+        key = (available, floor, slo_s, each)
         found = self._rate.get(key)
         if found is None:
-            largest = max((p.model.max_batch for p in self._plans), default=0)
-            rates = [self._cheapest_s(available, floor, batch) / batch for batch in range(1, largest + 1)]
-            least = min(rates, default=math.inf)
-            batch = next((b for b, rate in enumerate(rates, 1) if rate <= least * (1 + EFFICIENT)), 1)
-            found = self._rate[key] = (rates[batch - 1] if rates else math.inf, batch)
+            found, highest = (math.inf, 1), -math.inf
+            for batch in range(1, self.largest_batch + 1):
+                batch_s = self._cheapest_s(available, floor, batch, each)
+                if batch_s == math.inf:
+                    continue
+                load = carried(batch_s, batch, slo_s)
+                if found[0] == math.inf or load > highest + BETTER * abs(highest):
+                    found, highest = (batch_s / batch, batch), load
+            self._rate[key] = found
         return found
 
     def accuracy_price_s(self, available: int, floor: float) -> float:
@@ -54,13 +182,13 @@ class LeastCosts:
 
         The slope of the least time over the floor: it makes batches that spend or earn credit comparable.
         """
-        floor = _stepped(floor)
+        floor = stepped(floor)
         key = (available, floor)
         found = self._price.get(key)
         if found is None:
             reach = self.highest_accuracy(available)
             low, high = max(0.0, min(floor, reach) - PRICE_STEP), min(reach, floor + PRICE_STEP)
-            largest = max((p.model.max_batch for p in self._plans), default=0)
+            largest = self.largest_batch
             found = 0.0
             if largest and high > low:
                 rise_s = self._cheapest_s(available, high, largest) - self._cheapest_s(
@@ -70,38 +198,78 @@ class LeastCosts:
             self._price[key] = found
         return found
 
-    def last_batch_s(self, available: int, floor: float, items: int, ahead: int) -> float:
+    def sustained(self, terms: Terms, item_s: float, batch_s: float) -> tuple[float, int]:
+        """Return the highest accuracy that batches of at most ``batch_s`` reach in ``item_s`` for each item.
+
+        And the largest batch that does: while no more items wait, such batches keep up with arrivals that far apart.
+        Accuracy -1 where none keeps up. Units: profile seconds; both are taken in steps of a twentieth, downwards.
+        """
+        steps = math.floor(math.log(max(item_s, 1e-9)) / SUSTAINED_STEP)
+        longest = math.floor(math.log(max(batch_s, 1e-9)) / SUSTAINED_STEP)
+        key = (terms.available, steps, longest)
+        found = self._sustained.get(key)
+        if found is None:
+            if len(self._sustained) >= MOST_TERMS:
+                self._sustained.clear()
+            item_s, batch_s = math.exp(steps * SUSTAINED_STEP), math.exp(longest * SUSTAINED_STEP)
+            found = (-1.0, 0)
+            for plans in self._plans:
+                allowed = self._reach(plans, terms.available)
+                for batch in range(1, plans.model.max_batch + 1):
+                    frontier = plans.frontier(allowed, batch)
+                    point = None if frontier is None else frontier.best_within(min(batch_s, item_s * batch))
+                    if frontier is not None and point is not None:
+                        found = max(found, (round(frontier.accuracy[point], 6), batch))
+            self._sustained[key] = found
+        return found
+
+    def last_batch_s(self, terms: Terms, items: int, ahead: int) -> float:
         """Return the time to allow for the batch that ends a job, with ``ahead`` items waiting before it.
 
         A job is done when its whole batch is. Behind a queue, batches are efficient ones, so that much is kept
         free before its deadline: else it would force a small, dear batch on everyone behind it.
         """
-        own_s = self.latency_s(available, floor, items)
+        floor = 0.0 if terms.soft else terms.floor
+        own_s = self.latency_s(terms.available, floor, items, each=terms.each)
         if not ahead:
             return own_s
-        batch = min(self.efficient_batch(available, floor), ahead)
-        return max(own_s, LAST_BATCHES * self.latency_s(available, floor, batch))
+        batch = min(terms.efficient_batch, ahead)
+        return max(own_s, LAST_BATCHES * self.latency_s(terms.available, floor, batch, each=terms.each))
 
-    def latency_s(self, available: int, floor: float, items: int) -> float:
-        """Return the least time of that many items alone; beyond the largest batch, whole batches in a row."""
-        largest = max((p.model.max_batch for p in self._plans), default=0)
+    def shared_s(self, terms: Terms, items: int) -> float:
+        """Return the least time of one batch of so many items on such terms; infinite where none is as large."""
+        if items > self.largest_batch:
+            return math.inf
+        return self._cheapest_s(terms.available, 0.0 if terms.soft else terms.floor, items, terms.each)
+
+    def latency_s(self, available: int, floor: float, items: int, *, each: bool = False) -> float:
+        """Return the least time of that many items alone; beyond the largest batch, whole batches in a row.
+
+        The floor is on their mean, or on ``each`` of them.
+        """
+        largest = self.largest_batch
+        if items <= largest:
+            return self._cheapest_s(available, floor, items, each)
         if not largest:
             return math.inf
         whole, rest = divmod(items, largest)
-        total = self._cheapest_s(available, floor, rest) if rest else 0.0
-        return total + (whole * self._cheapest_s(available, floor, largest) if whole else 0.0)
+        total = self._cheapest_s(available, floor, rest, each) if rest else 0.0
+        return total + whole * self._cheapest_s(available, floor, largest, each)
 
-    def _cheapest_s(self, available: int, floor: float, batch: int) -> float:
-        floor = _stepped(floor)
-        key = (available, floor, batch)
+    def _cheapest_s(self, available: int, floor: float, batch: int, each: bool = False) -> float:
+        key = (available, floor := stepped(floor), batch, each)
         found = self._batch.get(key)
         if found is None:
             found = math.inf
             for plans in self._plans:
-                frontier = plans.frontier(self._reach(plans, available), batch)
+                allowed, least = self._reach(plans, available), floor
+                admissible = allowed & plans.allowed(available, floor - 1 / FLOOR_STEPS) if each else 0
+                if admissible:
+                    allowed, least = admissible, 0.0
+                frontier = plans.frontier(allowed, batch)
                 if frontier is None or not len(frontier):
                     continue
-                point = frontier.cheapest_at(floor)
+                point = frontier.cheapest_at(least)
                 if point is None and frontier.accuracy[-1] >= floor - 1 / FLOOR_STEPS:
                     point = -1  # the highest there is: only the step lies above it
                 if point is not None:
@@ -110,6 +278,6 @@ class LeastCosts:
         return found
 
 
-def _stepped(floor: float) -> float:
+def stepped(floor: float) -> float:
     """Return the floor a thousandth at most above, on a grid: floors may be any client's, the caches may not grow."""
     return math.ceil(floor * FLOOR_STEPS - 1e-6) / FLOOR_STEPS

@@ -64,8 +64,28 @@ class DrainStarted(_Event, frozen=True, tag=True):
     """No new jobs from now on; what is accepted is answered."""
 
 
+class RateForecast(_Event, frozen=True, tag=True):
+    """What a forecaster expects to arrive, at an upper quantile; until it speaks, the running rates are used.
+
+    Units: ``items_per_s``; it holds for ``valid_s`` seconds.
+    """
+
+    items_per_s: float
+    valid_s: float
+
+
 class Woke(_Event, frozen=True, tag=True):
     """A time that ``WakeAt`` asked for has come."""
 
 
-Event = JobArrived | JobCancelled | BatchDone | BatchFailed | WorkerReady | WorkerLost | DrainStarted | Woke
+Event = (
+    JobArrived
+    | JobCancelled
+    | BatchDone
+    | BatchFailed
+    | WorkerReady
+    | WorkerLost
+    | RateForecast
+    | DrainStarted
+    | Woke
+)

@@ -38,18 +38,23 @@ def check_invariants(scheduler: Scheduler) -> None:
             "the queue's arrays say what its entries say",
             repr(entry.job),
         )
+    _require(
+        abs(queue.total_work_s - sum(entry.work_s for entry in queue.entries)) <= 1e-6,
+        "the queue adds up its work",
+        f"{queue.total_work_s} s",
+    )
     running: dict[int, int] = {}
     for batch_id, batch in scheduler.batches.items():
         holders = [worker for worker in scheduler.workers.values() if worker.batch_id == batch_id]
         _require(len(holders) == 1, "a batch has exactly one worker", f"batch {batch_id}")
-        for part in batch.parts:
-            _require(part.items > 0, "a part has items", repr(part.entry.job))
+        for entry, part in zip(batch.entries, batch.parts, strict=True):
+            _require(part.items > 0, "a part has items", repr(entry.job))
             _require(
-                part.modalities & ~part.entry.job.available == 0,
+                part.modalities & ~entry.job.available == 0,
                 "an item is answered from modalities it has",
-                repr(part.entry.job),
+                repr(entry.job),
             )
-            running[part.entry.job.id] = running.get(part.entry.job.id, 0) + part.items
+            running[entry.job.id] = running.get(entry.job.id, 0) + part.items
     for job_id, entry in scheduler.jobs.items():
         _require(entry.running == running.get(job_id, 0), "running items are in batches", repr(entry.job))
         if entry.doomed is None:

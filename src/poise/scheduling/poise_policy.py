@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
-import numpy as np
 
 from poise.planning.service_model import VariantPlans
-from poise.scheduling.batches import prefixes, shares_of, time_to_first_deadline
-from poise.scheduling.composition import Composition, compose, demands_of
-from poise.scheduling.costs import EFFICIENT
+from poise.scheduling.batches import (
+    COARSE_SHARES,
+    FINE_SHARES,
+    Cut,
+    Prefixes,
+    Taken,
+    shares_of,
+)
+from poise.scheduling.composition import (
+    Composition,
+    alike,
+    compose,
+    compose_one,
+    demands_of,
+    uniform_demand,
+)
+from poise.scheduling.limits import Limits
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import Choice, DispatchView, Policy
 
-HORIZON_OF_SLO = 0.5
-"""The waiting items and those to come are planned to be cleared within this share of the shortest SLO."""
-CAP_OF_SLO = 0.5
-"""No batch takes longer than this share of the shortest SLO: a long batch must not block an urgent job."""
+EFFICIENT = 0.05
+"""In overload, batches whose times for each item differ by less than this are equally good: the smaller is taken."""
+
+GIVEN_UP_AFTER = 4
+"""Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 
 
 class Poise(Policy):
@@ -34,7 +48,7 @@ class Poise(Policy):
     for, and the batch with the least time for each item is taken, the smallest of those about as good.
     """
 
-    name = "poise"
+    name: ClassVar[str] = "poise"
 
     def reach(self, plans: VariantPlans, available: int) -> int:
         """Every set within the available modalities."""
@@ -42,78 +56,28 @@ class Poise(Policy):
 
     def choose(self, view: DispatchView) -> Choice | None:
         """Return the best batch over the resident variants and some prefixes of the queue."""
-        limits = _Limits(view)
-        best = self._best(view, limits, fine=False, ignore_soft=False)
+        limits = Limits(view)
+        search = _Search(self, view, limits)
+        best = search.best(COARSE_SHARES)
         if best is None or not best.affordable:
-            best = self._best(view, limits, fine=True, ignore_soft=False)
-        if best is None:
-            best = self._best(view, limits, fine=True, ignore_soft=True)
+            best = search.best(FINE_SHARES)
+        if best is None and any(entry.terms.soft for entry, _ in search.longest):
+            search.ignore_soft = True
+            best = search.best(FINE_SHARES)
         if best is None:
             return None
         planned = best.planned
+        if not planned.demands[0].members:
+            planned.demands[0].members = best.prefixes.taken(best.cut)
         return Choice(
             plans=best.plans,
-            shares=shares_of(planned, best.plans if best.floors_dropped else None),
+            shares=shares_of(planned, best.plans if search.ignore_soft else None),
             latency_s=planned.latency_s,
             saved_s=limits.saved_after_s(best.share_s, planned.latency_s),
         )
 
-    def _best(
-        self, view: DispatchView, limits: _Limits, *, fine: bool, ignore_soft: bool
-    ) -> _Candidate | None:
-        best: _Candidate | None = None
-        for plans in view.worker.plans:
-            for jobs in prefixes(view, plans.model.max_batch, fine=fine):
-                found = self._candidate(view, plans, jobs, limits, ignore_soft)
-                if found is not None and (best is None or found.score > best.score):
-                    best = found
-                if found is not None and found.unbound:
-                    break  # smaller batches have less time for each item, and share less
-        return best
 
-    def _candidate(
-        self,
-        view: DispatchView,
-        plans: VariantPlans,
-        jobs: Sequence[tuple[Waiting, int]],
-        limits: _Limits,
-        ignore_soft: bool,
-    ) -> _Candidate | None:
-        items = sum(count for _, count in jobs)
-        share_s = limits.share_s(items)
-        affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
-        demands = demands_of(view, plans, jobs, self.reach, ignore_soft=ignore_soft)
-        hard_s = limits.hard_s(jobs)
-        planned = compose(plans, demands, min(hard_s, affordable_s))
-        if planned is None or planned.latency_s > limits.first_s:
-            return None
-        affordable = planned.latency_s <= affordable_s + 1e-12
-        if affordable:
-            score = (2.0, round(planned.accuracy_sum / items, 9), float(items))
-        else:
-            first = view.entries[0]
-            owed = sum(entry.floor * count for entry, count in jobs) - planned.accuracy_sum
-            price_s = view.costs.accuracy_price_s(first.job.available, first.floor)
-            efficiency = -math.log(
-                max((planned.latency_s + limits.overhead_s + price_s * owed) / items, 1e-9)
-            )
-            score = (
-                float(planned.latency_s <= limits.cap_s),
-                float(int(efficiency / EFFICIENT)),
-                -float(items),
-            )
-        return _Candidate(
-            score=score,
-            affordable=affordable,
-            unbound=affordable and affordable_s < min(hard_s, limits.cap_s),
-            plans=plans,
-            planned=planned,
-            share_s=share_s,
-            floors_dropped=ignore_soft,
-        )
-
-
-class _Candidate(msgspec.Struct, frozen=True):
+class _Candidate(msgspec.Struct):
     """A batch that could be run; the highest ``score`` is taken. Units: profile seconds.
 
     ``affordable``: within its share of the capacity; ``unbound``: only by that, no deadline or cap came first.
@@ -124,52 +88,111 @@ class _Candidate(msgspec.Struct, frozen=True):
     unbound: bool
     plans: VariantPlans
     planned: Composition
+    prefixes: Prefixes
+    cut: Cut
     share_s: float
-    floors_dropped: bool
 
 
-class _Limits:
-    """Bounds on a batch's time, in profile seconds of the free worker."""
+class _Search:
+    """The search for the best batch at one decision."""
 
-    def __init__(self, view: DispatchView) -> None:
-        now_s, queue = view.now_s, view.queue
-        factor = view.worker.calibration.factor
-        self.overhead_s = view.worker.calibration.overhead_s / factor
-        self.first_s = time_to_first_deadline(view)
-        self.cap_s = CAP_OF_SLO * view.shortest_slo_s / factor
-        capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
-        horizon_s = HORIZON_OF_SLO * view.shortest_slo_s
-        self._horizon_s = capacity * horizon_s
-        self._per_item_s = self._horizon_s / (queue.items + view.arrival_rate * horizon_s)
-        self._saved_s = view.saved_s
-        self._prefix = view.entries is queue.entries
-        self._dearest_s = max(plans.dearest_item_s for plans in view.worker.plans)
-        room = np.zeros(len(queue))
-        for worker in view.workers:
-            free_s = max(worker.free_at_s, now_s)
-            room += np.maximum(queue.deadlines_s - free_s, 0.0) / worker.calibration.factor
-        self._work_before = np.concatenate(([0.0], np.cumsum(queue.work_s)))
-        slack = room - self._work_before[1:]
-        self._least_slack = np.append(np.minimum.accumulate(slack[::-1])[::-1], np.inf)
+    def __init__(self, policy: Poise, view: DispatchView, limits: Limits) -> None:
+        self.ignore_soft = False
+        self._reach = policy.reach
+        self._view = view
+        self._limits = limits
+        self._prefixes: list[tuple[VariantPlans, Prefixes, int]] = []
+        first = view.entries[0]
+        self._price_s = max(view.costs.accuracy_price_s(first.job.available, first.floor), 1e-9)
+        self._sustained = limits.sustained_accuracy()
+        self._pressure = limits.pressure * self._stock(first)
+        known: dict[int, tuple[Prefixes, int]] = {}
+        for plans in view.worker.plans:
+            largest = plans.model.max_batch
+            if largest not in known:
+                found = Prefixes(view, largest)
+                known[largest] = found, alike(view, found.longest)
+            self._prefixes.append((plans, *known[largest]))
 
-    def hard_s(self, jobs: Sequence[tuple[Waiting, int]]) -> float:
-        """Time until the first deadline, or until a job left behind would be late at its cheapest plan."""
-        if self._prefix:
-            whole = len(jobs)
-            entry, count = jobs[-1]
-            left = entry.waiting_items
-            if count < left:
-                whole -= 1
-            work_s = float(self._work_before[whole]) + (entry.item_work_s * count if count < left else 0.0)
+    @property
+    def longest(self) -> Taken:
+        """The longest prefix of the queue that could be a batch."""
+        return self._prefixes[0][1].longest
+
+    def _stock(self, first: Waiting) -> float:
+        """How full the balance of the first job's class is: 1 in scope ``job``, where accuracy earns nothing."""
+        if self._view.scope == "job":
+            return 1.0
+        balance = self._view.balances[first.job.slo_class]
+        return min(1.0, max(0.0, balance.credit / balance.cap)) if balance.cap > 0 else 1.0
+
+    def best(self, shares: tuple[float, ...]) -> _Candidate | None:
+        """Return the best candidate over the resident variants and batch sizes."""
+        best: _Candidate | None = None
+        for plans, prefixes, uniform in self._prefixes:
+            worse = 0
+            for cut in prefixes.cuts(shares):
+                found = self._candidate(plans, prefixes, cut, uniform)
+                if found is None:
+                    continue
+                if best is None or found.score > best.score:
+                    best, worse = found, 0
+                elif found.score[0] <= best.score[0]:
+                    worse += 1
+                if found.unbound or worse == GIVEN_UP_AFTER:
+                    break  # smaller batches have less time for each item, and share less
+        return best
+
+    def _candidate(
+        self, plans: VariantPlans, prefixes: Prefixes, cut: Cut, uniform: int
+    ) -> _Candidate | None:
+        view, limits, items = self._view, self._limits, cut.items
+        share_s = limits.share_s(items)
+        affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
+        if self._sustained >= 0:
+            affordable_s = max(affordable_s, self._sustained_s(plans, items))
+        hard_s = limits.hard_s(cut)
+        budget_s = min(hard_s, affordable_s)
+        first = view.entries[0]
+        if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
+            reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
+            demand = uniform_demand(view, plans, first, items, self._reach, reserved)
+            planned = compose_one(plans, demand, budget_s)
         else:
-            whole, work_s = 0, sum(entry.item_work_s * count for entry, count in jobs)
-        return min(self.first_s, float(self._least_slack[whole]) + work_s - self.overhead_s)
+            taken = prefixes.taken(cut)
+            demands = demands_of(view, plans, taken, self._reach, ignore_soft=self.ignore_soft)
+            planned = compose(plans, demands, budget_s)
+        if planned is None or planned.latency_s > limits.first_s:
+            return None
+        latency_s = planned.latency_s
+        affordable = latency_s <= affordable_s + 1e-12
+        if affordable:
+            spent = self._pressure * (latency_s + limits.overhead_s) / self._price_s
+            score = (2.0, round((planned.accuracy_sum - spent) / items, 9), float(items))
+        else:
+            score = self._cheap_score(prefixes, cut, planned, hard_s)
+        unbound = affordable and affordable_s < min(hard_s, limits.cap_s)
+        return _Candidate(score, affordable, unbound, plans, planned, prefixes, cut, share_s)
 
-    def share_s(self, items: int) -> float:
-        """The part of the capacity within the horizon that belongs to so many items."""
-        return self._per_item_s * items
+    def _sustained_s(self, plans: VariantPlans, items: int) -> float:
+        """The time of so many items at the accuracy that keeps up with the arrivals, at most the cap."""
+        frontier = plans.frontier(self._reach(plans, self._view.entries[0].job.available), items)
+        point = None if frontier is None else frontier.cheapest_at(self._sustained)
+        if frontier is None or point is None:
+            return 0.0
+        return min(self._limits.cap_s, frontier.latency_s[point])
 
-    def saved_after_s(self, share_s: float, used_s: float) -> float:
-        """What is left of the shares after a batch: at most a quarter of the horizon, or one most accurate item."""
-        limit = max(self._horizon_s / 4, self._dearest_s)
-        return min(limit, max(-limit, self._saved_s + share_s - used_s - self.overhead_s))
+    def _cheap_score(
+        self, prefixes: Prefixes, cut: Cut, planned: Composition, hard_s: float
+    ) -> tuple[float, float, float]:
+        """Score a batch that costs more than its share: the least time for each item that harms no one."""
+        view, limits = self._view, self._limits
+        first = view.entries[0]
+        if not planned.demands[0].members:
+            owed = first.floor * cut.items - planned.accuracy_sum
+        else:
+            taken = prefixes.taken(cut)
+            owed = sum([entry.floor * count for entry, count in taken]) - planned.accuracy_sum
+        item_s = max((planned.latency_s + limits.overhead_s + self._price_s * owed) / cut.items, 1e-9)
+        harmless = (planned.latency_s <= hard_s + 1e-12) + 0.5 * (planned.latency_s <= limits.cap_s)
+        return harmless, float(int(-math.log(item_s) / EFFICIENT)), -float(cut.items)

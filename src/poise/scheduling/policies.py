@@ -6,11 +6,27 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from poise.errors import ConfigError
-from poise.scheduling.baselines import Edf
+from poise.scheduling.baselines import Cheapest, Edf, EdfOpen, Fifo, FifoOpen, SlackFit
+from poise.scheduling.jobwise import Jobwise
+from poise.scheduling.mosel import Mosel
+from poise.scheduling.mosel_max import MoselMax
 from poise.scheduling.poise_policy import Poise
 from poise.scheduling.view import Policy
 
-POLICIES: Mapping[str, type[Policy]] = MappingProxyType({"poise": Poise, "edf": Edf})
+_EVERY: tuple[type[Policy], ...] = (
+    Poise,
+    Edf,
+    EdfOpen,
+    Fifo,
+    FifoOpen,
+    Cheapest,
+    SlackFit,
+    Mosel,
+    MoselMax,
+    Jobwise,
+)
+
+POLICIES: Mapping[str, type[Policy]] = MappingProxyType({policy.name: policy for policy in _EVERY})
 """Policy name -> class."""
 
 

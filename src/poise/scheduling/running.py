@@ -4,53 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.balance import AccuracyBalance
+from poise.scheduling.commands import Answer, AnswerPart, BatchPart
 from poise.scheduling.queue import Waiting
 
 
-class RunningPart(msgspec.Struct, frozen=True):
-    """Consecutive items of one job, answered by one modality set."""
-
-    entry: Waiting
-    first_item: int
-    items: int
-    modalities: int
-    alone: bool
-
-
 class RunningBatch:
-    """Mutable: parts are added while it is formed; it ends in ``complete`` or ``give_back``."""
+    """Mutable: jobs are added while it is formed; it ends in ``complete`` or ``give_back``.
 
-    __slots__ = ("_net", "_paid", "parts", "plans")
+    Shapes: ``entries[i]`` is the job of ``parts[i]``. ``alone``: its one job was to run alone.
+    """
+
+    __slots__ = ("_net", "_paid", "alone", "entries", "parts", "plans")
 
     def __init__(self, plans: VariantPlans) -> None:
         self.plans = plans
-        self.parts: list[RunningPart] = []
+        self.entries: list[Waiting] = []
+        self.parts: list[BatchPart] = []
+        self.alone = False
         self._net: dict[str, float] = {}
         self._paid = False
 
-    def predicted(self) -> tuple[float, float]:
-        """What the profile's medians say of its stages, and of the way to the worker and back. Units: seconds."""
+    def counts(self) -> list[int]:
+        """How many items each modality set answers, in the order of the model's sets."""
         counts = [0] * len(self.plans.model.sets)
+        position = self.plans.position
         for part in self.parts:
-            counts[self.plans.position[part.modalities]] += part.items
-        stages_s = self.plans.median_stages.latency_s(counts)
-        return stages_s, self.plans.median.latency_s(counts) - stages_s
+            counts[position[part.modalities]] += part.items
+        return counts
 
-    def add(self, part: RunningPart) -> None:
-        """Add a part that was just taken from its job."""
-        entry = part.entry
-        accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
-        self.parts.append(part)
-        entry.running += part.items
-        entry.planned_items += part.items
-        entry.accuracy_planned += accuracy * part.items
+    def add(self, entry: Waiting, counts: tuple[tuple[int, int], ...]) -> None:
+        """Take some items of a job, split over modality sets."""
+        accuracy, position = self.plans.model.accuracy, self.plans.position
+        promised = 0.0
+        if len(counts) == 1 and entry.next_item == 0 and counts[0][1] == entry.job.items:
+            mask, total = counts[0]
+            entry.waiting_items = 0
+            entry.next_item = total
+            promised = accuracy[position[mask]] * total
+            self.entries.append(entry)
+            self.parts.append(BatchPart(entry.job.id, 0, total, mask))
+        else:
+            total = sum(items for _, items in counts)
+            left = list(counts)
+            for first, items in entry.take(total):
+                start = first
+                while start < first + items:
+                    mask, most = left[0]
+                    used = min(most, first + items - start)
+                    promised += accuracy[position[mask]] * used
+                    self.entries.append(entry)
+                    self.parts.append(BatchPart(entry.job.id, start, used, mask))
+                    start += used
+                    left[0] = (mask, most - used)
+                    if used == most:
+                        left.pop(0)
+        entry.running += total
+        entry.planned_items += total
+        entry.accuracy_planned += promised
+        if entry.alone:
+            self.alone = True
         if not entry.own_terms:
-            net = (accuracy - entry.floor) * part.items
-            self._net[entry.job.slo_class] = self._net.get(entry.job.slo_class, 0.0) + net
+            name = entry.job.slo_class
+            self._net[name] = self._net.get(name, 0.0) + promised - entry.floor * total
 
     def spend_debts(self, balances: Mapping[str, AccuracyBalance]) -> None:
         """Book what the batch owes each class's balance; gains wait until it is answered."""
@@ -69,12 +86,11 @@ class RunningBatch:
         """Book what the answered batch adds to each class's balance; items of clients that left add nothing."""
         if not self._paid:
             return
+        accuracy, position = self.plans.model.accuracy, self.plans.position
         answered = dict.fromkeys(self._net, 0.0)
-        for part in self.parts:
-            entry = part.entry
+        for entry, part in zip(self.entries, self.parts, strict=True):
             if entry.doomed is None and not entry.own_terms:
-                accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
-                gain = (accuracy - entry.floor) * part.items
+                gain = (accuracy[position[part.modalities]] - entry.floor) * part.items
                 answered[entry.job.slo_class] += gain
                 entry.banked += gain
         for slo_class, net in self._net.items():
@@ -86,14 +102,19 @@ class RunningBatch:
 
     def complete(self) -> list[Waiting]:
         """Mark all items done; return the jobs, each once."""
-        for part in self.parts:
-            entry = part.entry
-            entry.running -= part.items
-            entry.done += part.items
-            expected = self.plans.expected_accuracy[self.plans.position[part.modalities]]
-            entry.expected_sum += expected * part.items
-            entry.parts.append((part.first_item, part.items, part.modalities, self.plans.name))
-        return list({id(part.entry): part.entry for part in self.parts}.values())
+        expected, position, name = self.plans.expected_accuracy, self.plans.position, self.plans.name
+        jobs: list[Waiting] = []
+        last: Waiting | None = None
+        for entry, part in zip(self.entries, self.parts, strict=True):
+            items = part.items
+            entry.running -= items
+            entry.done += items
+            entry.expected_sum += expected[position[part.modalities]] * items
+            entry.parts.append((part.first_item, items, part.modalities, name))
+            if entry is not last:  # a job's parts stand together
+                jobs.append(entry)
+                last = entry
+        return jobs
 
     def give_back(self) -> list[tuple[Waiting, int, bool]]:
         """Mark all items as still to be answered; return (job, items, counts), each job once. The caller queues them.
@@ -101,14 +122,30 @@ class RunningBatch:
         A loss ``counts`` against a job that ran alone, or that never lost a batch before: of a job split over
         workers that all die at once, only one does.
         """
+        accuracy, position = self.plans.model.accuracy, self.plans.position
         returned: dict[int, tuple[Waiting, int, bool]] = {}
-        for part in self.parts:
-            entry = part.entry
+        for entry, part in zip(self.entries, self.parts, strict=True):
             entry.running -= part.items
             entry.planned_items -= part.items
-            accuracy = self.plans.model.accuracy[self.plans.position[part.modalities]]
-            entry.accuracy_planned -= accuracy * part.items
-            entry.lost.append((part.first_item, part.items))
-            items = part.items + (returned[id(entry)][1] if id(entry) in returned else 0)
-            returned[id(entry)] = (entry, items, part.alone or entry.deaths + entry.failures == 0)
+            entry.accuracy_planned -= accuracy[position[part.modalities]] * part.items
+            entry.give_back(part.first_item, part.items)
+            items = part.items + (returned[entry.job.id][1] if entry.job.id in returned else 0)
+            returned[entry.job.id] = (entry, items, self.alone or entry.deaths + entry.failures == 0)
         return list(returned.values())
+
+
+def answer_of(entry: Waiting, now_s: float) -> Answer:
+    """Return the answer of a job whose items are all done."""
+    job, parts = entry.job, entry.parts
+    started_s = job.arrival_s if entry.dispatched_s is None else entry.dispatched_s
+    if len(parts) > 1:
+        parts.sort()
+    return Answer(
+        job.id,
+        tuple([AnswerPart(*part) for part in parts]),
+        entry.expected_sum / job.items,
+        max(0.0, started_s - job.arrival_s),
+        max(0.0, now_s - started_s),
+        now_s > job.deadline_s,
+        entry.below_floor,
+    )

@@ -7,18 +7,19 @@ so that a driver may free its tensors then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from math import isfinite, isnan
+from typing import Any
 
 from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import WAY_STAGE, Profile
-from poise.domain.service import Device, Service, WorkerKind
+from poise.domain.service import Service, WorkerKind
 from poise.errors import InternalError
-from poise.planning.service_model import FLOOR_TOLERANCE, ServiceModel
-from poise.scheduling.admission import Admission
-from poise.scheduling.arrival_rate import ArrivalRate
+from poise.planning.service_model import FLOOR_TOLERANCE, FrontierStore, ServiceModel
+from poise.scheduling.admission import Admission, Taken
+from poise.scheduling.arrival_rate import Arrivals
 from poise.scheduling.balance import AccuracyBalance
-from poise.scheduling.commands import Answer, AnswerPart, BatchPart, Command, Refuse, RunBatch, WakeAt
-from poise.scheduling.costs import LeastCosts
+from poise.scheduling.commands import Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import (
     BatchDone,
     BatchFailed,
@@ -26,15 +27,17 @@ from poise.scheduling.events import (
     Event,
     JobArrived,
     JobCancelled,
+    RateForecast,
+    Woke,
     WorkerLost,
     WorkerReady,
 )
 from poise.scheduling.policies import policy_named
 from poise.scheduling.queue import DeadlineQueue, Waiting
-from poise.scheduling.running import RunningBatch, RunningPart
+from poise.scheduling.running import RunningBatch, answer_of
 from poise.scheduling.view import Choice, DispatchView, QueueView, WorkerState
+from poise.scheduling.worker_pool import WorkerPool
 
-RATE_WINDOW_OF_SLO = 4.0
 MAX_PASSED_OVER = 3
 """How many jobs that an idle worker cannot hold are passed over at one event before it stays idle."""
 MAX_TRIES = 2
@@ -48,29 +51,46 @@ class Scheduler:
         ConfigError: an unknown policy, or a profile without latencies for the workers' threads.
     """
 
-    def __init__(self, service: Service, profile: Profile, policy: str | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        profile: Profile,
+        policy: str | None = None,
+        store: FrontierStore | None = None,
+    ) -> None:
         self.service = service
         self.policy = policy_named(policy or service.scheduler.policy)
-        self.model = ServiceModel(service, profile)
+        self.model = ServiceModel(service, profile, store)
         self.queue = DeadlineQueue(by_arrival=self.policy.order == "arrival")
         self.jobs: dict[int, Waiting] = {}
-        self.workers: dict[int, WorkerState] = {}
         self.batches: dict[int, RunningBatch] = {}
         self.balances = {
             name: AccuracyBalance(service.guarantee.credit_items, slo.accuracy_floor)
             for name, slo in service.classes.items()
         }
         self.draining = False
-        self._slo_s = min(slo.latency_slo_s for slo in service.classes.values())
-        self._rate = ArrivalRate(max(1.0, RATE_WINDOW_OF_SLO * self._slo_s))
-        self._costs = LeastCosts(self.policy.reach, ())
-        self._alike = True
-        self._admission = Admission(service, self.balances, by_deadline=self.policy.admits)
+        self._arrivals = Arrivals(service.classes)
+        self._pool = WorkerPool(self.model, self.policy)
+        judges = self.policy.admits and not self.policy.plans_ahead
+        self._admission = Admission(service, self.balances, self._arrivals.deadlines, by_deadline=judges)
+        self._by_class = service.guarantee.scope == "class"
+        self._calibrate = service.scheduler.calibrate
         self._now_s = float("-inf")
         self._next_batch = 1
         self._wake_s: float | None = None
         self._saved_s = 0.0
         self._out: list[Command] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            JobArrived: self._arrived,
+            BatchDone: self._done,
+            JobCancelled: self._cancelled,
+            BatchFailed: self._failed,
+            WorkerReady: self._pool.add,
+            WorkerLost: self._lost,
+            RateForecast: self._arrivals.expect,
+            DrainStarted: self._drain,
+            Woke: self._woke,
+        }
 
     def handle(self, event: Event) -> list[Command]:
         """Take one event and return what is to be done now, in order.
@@ -78,27 +98,24 @@ class Scheduler:
         Raises:
             InternalError: an event that cannot be (a job id used twice, a batch that was never given).
         """
-        self._out = []
-        self._now_s = max(self._now_s, event.now_s)
-        if isinstance(event, JobArrived):
-            self._arrived(event.job)
-        elif isinstance(event, BatchDone):
-            self._done(event)
-        elif isinstance(event, JobCancelled):
-            self._cancelled(event.job_id)
-        elif isinstance(event, BatchFailed):
-            self._failed(event)
-        elif isinstance(event, WorkerReady):
-            self._ready(event)
-        elif isinstance(event, WorkerLost):
-            self._lost(event.worker_id)
-        elif isinstance(event, DrainStarted):
-            self.draining = True
-        elif self._wake_s is not None and event.now_s >= self._wake_s:
-            self._wake_s = None
-        self._dispatch()
-        self._ask_to_wake()
-        return self._out
+        out = self._out = []
+        now_s = event.now_s
+        if now_s > self._now_s:
+            self._now_s = now_s
+        elif isnan(now_s):
+            raise InternalError("an event at no time", story=(repr(event),))
+        self._handlers[type(event)](event)
+        entries = self.queue.entries
+        if entries:
+            if self._pool.idle or (entries[0].job.deadline_s <= self._now_s and self._expires):
+                self._dispatch()
+            self._ask_to_wake()
+        return out
+
+    @property
+    def workers(self) -> dict[int, WorkerState]:
+        """The live workers by id."""
+        return self._pool.by_id
 
     def plan_for(self, kinds: Iterable[WorkerKind]) -> None:
         """Work out the plans of some kinds of workers before there are any.
@@ -112,39 +129,57 @@ class Scheduler:
 
     # Jobs
 
-    def _arrived(self, job: Job) -> None:
+    def _arrived(self, event: JobArrived) -> None:
+        job = event.job
         if job.id in self.jobs:
             raise InternalError(f"job {job.id} arrived twice", story=(repr(job),))
-        self._rate.observe(self._now_s, job.items)
-        refusal: Refuse | Waiting
+        known = job.slo_class in self.balances
+        if not known or job.items < 1 or not isfinite(job.deadline_s + job.accuracy_floor):
+            raise InternalError(
+                f"job {job.id} cannot be: its class, items, deadline or floor", story=(repr(job),)
+            )
+        self._arrivals.observe(self._now_s, job)
+        found: Refuse | Taken
         if self.draining:
-            refusal = Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
-        elif not self.workers:
-            refusal = Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
+            found = Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
+        elif not self._pool.all:
+            found = Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
         else:
-            refusal = self._judge(job)
-        if isinstance(refusal, Refuse):
-            self._out.append(refusal)
+            found = self._judge(job)
+        if isinstance(found, Refuse):
+            self._out.append(found)
             return
-        self.jobs[job.id] = refusal
-        self.queue.insert(refusal)
+        for lost in found.displaced:
+            self._doom(lost, RefusalReason.DISPLACED, "its time was given to jobs that are worth more")
+        entry = found.entry
+        self.jobs[job.id] = entry
+        self.queue.insert(entry)
         if self.policy.plans_ahead:
-            for lost in self.policy.arrived(self._queue_view(), refusal):
+            dropped = self.policy.arrived(self._queue_view(), entry)
+            if dropped and self._pool.forget_stale(self._now_s):
+                dropped = self.policy.arrived(self._queue_view(), entry)
+            for lost in dropped:
                 self._doom(lost, RefusalReason.DEADLINE_UNREACHABLE, "the policy dropped it for its deadline")
 
-    def _judge(self, job: Job) -> Refuse | Waiting:
-        workers = list(self.workers.values())
-        found = self._admission.judge(job, self._now_s, self.queue, workers, self._costs)
-        if isinstance(found, Refuse) and found.reason is RefusalReason.DEADLINE_UNREACHABLE:
-            idle = [worker for worker in workers if worker.batch_id is None]
-            if [worker for worker in idle if worker.calibration.forget_if_stale(self._now_s)]:
-                found = self._admission.judge(job, self._now_s, self.queue, workers, self._costs)
+    def _judge(self, job: Job) -> Refuse | Taken:
+        pool, now_s = self._pool, self._now_s
+        found = self._admission.judge(job, now_s, self.queue, pool.all, pool.costs)
+        late = isinstance(found, Refuse) and found.reason is RefusalReason.DEADLINE_UNREACHABLE
+        if late and pool.idle and pool.forget_stale(now_s):
+            found = self._admission.judge(job, now_s, self.queue, pool.all, pool.costs)
         return found
 
-    def _cancelled(self, job_id: int) -> None:
-        entry = self.jobs.get(job_id)
+    def _cancelled(self, event: JobCancelled) -> None:
+        entry = self.jobs.get(event.job_id)
         if entry is not None:
             self._doom(entry, RefusalReason.CANCELLED, "the client went away")
+
+    def _drain(self, _: DrainStarted) -> None:
+        self.draining = True
+
+    def _woke(self, event: Woke) -> None:
+        if self._wake_s is not None and event.now_s >= self._wake_s:
+            self._wake_s = None
 
     def _doom(self, entry: Waiting, reason: RefusalReason, detail: str) -> None:
         """Decide that a job is refused; said at once, or when its last running item is back."""
@@ -170,46 +205,17 @@ class Scheduler:
             reason, detail = entry.doomed
             self._out.append(Refuse(job.id, reason, detail))
         elif entry.done == job.items:
-            started_s = job.arrival_s if entry.dispatched_s is None else entry.dispatched_s
-            self._out.append(
-                Answer(
-                    job_id=job.id,
-                    parts=tuple(AnswerPart(*part) for part in sorted(entry.parts)),
-                    accuracy=entry.expected_sum / job.items,
-                    queue_s=max(0.0, started_s - job.arrival_s),
-                    compute_s=max(0.0, self._now_s - started_s),
-                    late=self._now_s > job.deadline_s,
-                    below_floor=entry.below_floor,
-                )
-            )
+            self._out.append(answer_of(entry, self._now_s))
         else:
             return
         del self.jobs[job.id]
 
     # Workers and batches
 
-    def _ready(self, event: WorkerReady) -> None:
-        if event.worker_id in self.workers:
-            raise InternalError(f"worker {event.worker_id} became ready twice", story=(repr(event),))
-        device: Device = "cuda" if event.device == "cuda" else "cpu"
-        plans = tuple(self.model.plans(name, event.threads, device) for name in event.variants)
-        self.workers[event.worker_id] = WorkerState(event.worker_id, plans, self._now_s)
-        self._workers_changed()
-
-    def _workers_changed(self) -> None:
-        known = {id(plans): plans for worker in self.workers.values() for plans in worker.plans}
-        self._alike = len({frozenset(map(id, worker.plans)) for worker in self.workers.values()}) <= 1
-        if known:
-            self._costs = LeastCosts(self.policy.reach, known.values())
-
-    def _lost(self, worker_id: int) -> None:
-        worker = self.workers.pop(worker_id, None)
-        if worker is None:
-            return
-        self._workers_changed()
-        if worker.batch_id is not None:
-            batch = self.batches.pop(worker.batch_id)
-            self._take_back(batch, killed=True)
+    def _lost(self, event: WorkerLost) -> None:
+        worker = self._pool.remove(event.worker_id)
+        if worker is not None and worker.batch_id is not None:
+            self._take_back(self.batches.pop(worker.batch_id), killed=True)
 
     def _failed(self, event: BatchFailed) -> None:
         self._take_back(self._finished(event.batch_id, event.worker_id, event), killed=False)
@@ -230,9 +236,7 @@ class Scheduler:
             else:
                 entry.failures += 1
             if entry.deaths >= MAX_TRIES:
-                self._doom(
-                    entry, RefusalReason.WORKER_KILLER, "a worker died twice while it answered this job"
-                )
+                self._doom(entry, RefusalReason.WORKER_KILLER, "a worker died twice with this job")
             elif entry.deaths + entry.failures >= MAX_TRIES:
                 self._doom(entry, RefusalReason.MODEL_FAILED, "the model failed on this job, twice")
 
@@ -244,33 +248,38 @@ class Scheduler:
                 story=(repr(event), f"its batch is {None if worker is None else worker.batch_id}"),
             )
         del self.batches[batch_id]
-        worker.batch_id = None
-        worker.free_at_s = self._now_s
+        self._pool.release(worker, self._now_s)
         return batch
 
     def _done(self, event: BatchDone) -> None:
         batch = self._finished(event.batch_id, event.worker_id, event)
-        if self.service.scheduler.calibrate:
-            stages_s, way_s = batch.predicted()
-            measured = [time_s for name, time_s in event.stage_s if name != WAY_STAGE]
-            self.workers[event.worker_id].calibration.observe(
+        if self._calibrate:
+            worker = self.workers[event.worker_id]
+            predicted_s, way_s = worker.stages[batch.plans.name].predicted(batch.counts())
+            if worker.calibration.observe(
                 now_s=self._now_s,
                 run_s=event.run_s,
-                stages_s=sum(measured) if measured else max(0.0, event.run_s - way_s),
-                predicted_s=stages_s,
+                variant=batch.plans.name,
+                measured_s={name: time_s for name, time_s in event.stage_s if name != WAY_STAGE},
+                predicted_s=predicted_s,
                 way_s=way_s,
-            )
-        batch.settle_balances(self.balances)
+            ):
+                worker.reshape()
+        if self._by_class:
+            batch.settle_balances(self.balances)
         for entry in batch.complete():
             self._settle(entry)
 
     # Dispatch
 
+    @property
+    def _expires(self) -> bool:
+        """Whether jobs are given up at their deadline: the policy admits, or no worker is left to be late."""
+        return self.policy.admits or not self._pool.all
+
     def _dispatch(self) -> None:
         """Give idle workers their batches; refuse jobs that every idle worker declined and no busy one can hold."""
-        while (
-            self.policy.admits and self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s
-        ):
+        while self._expires and self.queue.entries and self.queue.entries[0].job.deadline_s <= self._now_s:
             self._give_up(self.queue.entries[0], "its deadline passed while it waited")
         lost = True
         while lost and self.queue.entries:
@@ -284,9 +293,7 @@ class Scheduler:
     def _feed_idle_workers(self) -> dict[int, tuple[Waiting, set[int]]]:
         """Give each idle worker its next batch. Returns the jobs that led one that could not be, by which workers."""
         declined: dict[int, tuple[Waiting, set[int]]] = {}
-        idle = [worker for worker in self.workers.values() if worker.batch_id is None]
-        idle.sort(key=lambda worker: (worker.calibration.factor, worker.worker_id))
-        for worker in idle:
+        for worker in self._pool.idle_workers():
             passed_over: set[int] = set()
             while len(passed_over) <= MAX_PASSED_OVER and (entries := self._entries_for(worker, passed_over)):
                 choice = self.policy.choose(self._view(worker, entries))
@@ -300,20 +307,18 @@ class Scheduler:
 
     def _entries_for(self, worker: WorkerState, passed_over: set[int]) -> list[Waiting]:
         """Waiting jobs that a worker may be given: all, where the workers are alike and none was passed over."""
-        if self._alike and not passed_over:
+        if self._pool.alike and not passed_over:
             return self.queue.entries
         return [e for e in self.queue.entries if e.job.id not in passed_over and self._can_answer(worker, e)]
 
     def _can_answer(self, worker: WorkerState, entry: Waiting) -> bool:
-        soft = self.service.classes[entry.job.slo_class].prefer == "deadline"
-        least = 0.0 if soft else entry.floor - FLOOR_TOLERANCE
+        least = 0.0 if entry.terms.soft else entry.floor - FLOOR_TOLERANCE
         return worker.highest_accuracy(self.policy, entry.job.available) >= least
 
     def _hopeless(self, entry: Waiting, declined_by: set[int]) -> bool:
         """Whether no worker could answer a job in time even if it were given nothing else."""
         job = entry.job
-        soft = self.service.classes[job.slo_class].prefer == "deadline"
-        least_s = self._costs.latency_s(job.available, 0.0 if soft else entry.floor, 1)
+        least_s = self._pool.costs.latency_s(job.available, 0.0 if entry.terms.soft else entry.floor, 1)
         return not any(
             (worker.batch_id is not None or worker.worker_id not in declined_by)
             and (
@@ -321,75 +326,72 @@ class Scheduler:
                 or max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
             )
             and self._can_answer(worker, entry)
-            for worker in self.workers.values()
+            for worker in self._pool.all
         )
 
     def _give_up(self, entry: Waiting, why: str) -> None:
-        reason = RefusalReason.WORKER_LOST if entry.deaths else RefusalReason.DEADLINE_PASSED
+        expired = RefusalReason.DEADLINE_PASSED if self.policy.admits else RefusalReason.NO_WORKER
+        reason = RefusalReason.WORKER_LOST if entry.deaths else expired
         self._doom(entry, reason, why)
 
     def _view(self, worker: WorkerState, entries: list[Waiting]) -> DispatchView:
+        rates = self._arrivals.items_per_s(self._now_s)
         return DispatchView(
             now_s=self._now_s,
             worker=worker,
-            workers=tuple(self.workers.values()),
+            workers=self._pool.all,
             queue=self.queue,
             entries=entries,
             model=self.model,
             balances=self.balances,
             scope=self.service.guarantee.scope,
-            arrival_rate=self._rate.items_per_s(self._now_s),
+            arrival_rate=sum(rates.values()),
+            rates=rates,
             max_batch=self.service.scheduler.max_batch,
-            shortest_slo_s=self._slo_s,
+            deadlines_s={name: short.value_s for name, short in self._arrivals.deadlines.items()},
             saved_s=self._saved_s,
-            costs=self._costs,
+            costs=self._pool.costs,
         )
 
     def _queue_view(self) -> QueueView:
         return QueueView(
             now_s=self._now_s,
-            workers=tuple(self.workers.values()),
+            workers=self._pool.all,
             queue=self.queue,
             model=self.model,
             scope=self.service.guarantee.scope,
-            costs=self._costs,
+            costs=self._pool.costs,
         )
 
     def _run(self, worker: WorkerState, choice: Choice) -> None:
         plans = choice.plans
         self._saved_s = choice.saved_s
         batch = RunningBatch(plans)
+        now_s = self._now_s
+        taken: list[Waiting] = []
+        total = 0
         for share in choice.shares:
             entry = share.entry
-            counts = list(share.counts)
-            total = sum(items for _, items in counts)
-            entry.below_floor = entry.below_floor or share.below_floor
+            before = entry.planned_items
+            batch.add(entry, share.counts)
+            total += entry.planned_items - before
+            if share.below_floor:
+                entry.below_floor = True
             if entry.dispatched_s is None:
-                entry.dispatched_s = self._now_s
-            for first, items in entry.take(total):
-                start = first
-                while start < first + items:
-                    mask, left = counts[0]
-                    used = min(left, first + items - start)
-                    batch.add(RunningPart(entry, start, used, mask, entry.alone))
-                    start += used
-                    counts[0] = (mask, left - used)
-                    if used == left:
-                        counts.pop(0)
-            self.queue.taken(entry, total)
-        if self.service.guarantee.scope == "class":
+                entry.dispatched_s = now_s
+            taken.append(entry)
+        self.queue.taken(taken, total)
+        if self._by_class:
             batch.spend_debts(self.balances)
         expected_s = worker.calibration.real_s(choice.latency_s)
         batch_id, self._next_batch = self._next_batch, self._next_batch + 1
         self.batches[batch_id] = batch
-        worker.batch_id = batch_id
-        worker.free_at_s = self._now_s + expected_s
-        parts = tuple(BatchPart(p.entry.job.id, p.first_item, p.items, p.modalities) for p in batch.parts)
-        self._out.append(RunBatch(batch_id, worker.worker_id, plans.name, parts, expected_s))
+        self._pool.occupy(worker, batch_id, now_s + expected_s)
+        self._out.append(RunBatch(batch_id, worker.worker_id, plans.name, tuple(batch.parts), expected_s))
 
     def _ask_to_wake(self) -> None:
         """Make sure that the first job's deadline is noticed even if nothing else happens."""
-        if not self.queue.entries or not self.policy.admits:
+        if not self._expires or not self.queue.entries:
             return
         first_s = self.queue.entries[0].job.deadline_s
         if self._wake_s is None or first_s < self._wake_s:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import msgspec
@@ -12,6 +12,7 @@ from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.calibration import Calibration
 from poise.scheduling.costs import LeastCosts
 from poise.scheduling.queue import DeadlineQueue, Waiting
+from poise.scheduling.stage_plans import StagePlans
 
 Order = Literal["deadline", "arrival"]
 
@@ -19,15 +20,24 @@ Order = Literal["deadline", "arrival"]
 class WorkerState:
     """One live worker as the scheduler knows it. Units: ``free_at_s`` in seconds, absolute."""
 
-    __slots__ = ("_highest", "batch_id", "calibration", "free_at_s", "plans", "worker_id")
+    __slots__ = ("_highest", "batch_id", "calibration", "free_at_s", "plans", "stages", "worker_id")
 
-    def __init__(self, worker_id: int, plans: tuple[VariantPlans, ...], now_s: float) -> None:
+    def __init__(self, worker_id: int, stages: Mapping[str, StagePlans], now_s: float) -> None:
         self.worker_id = worker_id
-        self.plans = plans
+        self.stages = stages
+        """By variant."""
+        self.plans: tuple[VariantPlans, ...] = tuple(stage.plans for stage in stages.values())
+        """What it is planned with: the profile's, reshaped where its stages take other shares of the time."""
         self.calibration = Calibration()
         self.free_at_s = now_s
         self.batch_id: int | None = None
         self._highest: dict[int, float] = {}
+
+    def reshape(self) -> None:
+        """Plan with what its stages were measured to take."""
+        self.plans = tuple(
+            stages.shaped(self.calibration.shape(variant)) for variant, stages in self.stages.items()
+        )
 
     def highest_accuracy(self, policy: Policy, available: int) -> float:
         """Return the highest accuracy it can reach under a policy with some modalities; -inf where it has no mode."""
@@ -42,7 +52,8 @@ class DispatchView(msgspec.Struct, frozen=True):
     """State at the moment a worker is free. Policies read it and change nothing.
 
     ``entries`` are the waiting jobs that this worker may be given, in deadline order, at least one: the whole
-    queue, or less of it where workers differ. ``arrival_rate`` is in items per second. ``saved_s`` is what earlier
+    queue, or less of it where workers differ. ``arrival_rate`` is in items per second, ``rates`` by class.
+    ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is what earlier
     batches left of their shares of the capacity (negative: took beyond them). Units: seconds; profile seconds.
     """
 
@@ -55,18 +66,23 @@ class DispatchView(msgspec.Struct, frozen=True):
     balances: dict[str, AccuracyBalance]
     scope: Literal["job", "class"]
     arrival_rate: float
+    rates: Mapping[str, float]
     max_batch: int
-    shortest_slo_s: float
+    deadlines_s: Mapping[str, float]
     saved_s: float
     costs: LeastCosts
 
-    def credit(self, slo_class: str) -> float:
-        """The credit of a class, in items times accuracy; none in scope ``job``."""
-        return self.balances[slo_class].credit if self.scope == "class" else 0.0
+    @property
+    def shortest_slo_s(self) -> float:
+        """How long the shortest deadlines are, over the classes."""
+        return min(self.deadlines_s.values())
 
-    def prefers_deadline(self, entry: Waiting) -> bool:
-        """Whether the job's class would rather go below its floor than be refused."""
-        return self.model.service.classes[entry.job.slo_class].prefer == "deadline"
+    def credit(self, slo_class: str) -> float:
+        """The credit of a class that no waiting job keeps, in items times accuracy; none in scope ``job``."""
+        if self.scope != "class":
+            return 0.0
+        credit, reserved = self.balances[slo_class].credit, self.queue.reserved.get(slo_class, 0.0)
+        return max(0.0, credit - reserved) if credit > 0 else credit
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -113,7 +129,7 @@ class Policy:
     order: ClassVar[Order] = "deadline"
     """The order in which jobs wait."""
     plans_ahead: ClassVar[bool] = False
-    """Whether ``arrived`` is called."""
+    """Whether ``arrived`` is called; it then judges deadlines, and admission does not."""
 
     def reach(self, plans: VariantPlans, available: int) -> int:
         """Return the key of the modality sets it would ever use for a job with these modalities."""

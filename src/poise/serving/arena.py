@@ -4,6 +4,9 @@ A *row* is the space of one item: a slot in each input tensor and in each output
 contiguous array over all rows, so that a batch of neighbouring rows is a plain slice for a runtime. Rows are
 given out from the lowest address, so only as much memory is touched as jobs are really waiting at once. Inputs
 that a job leaves out keep whatever their rows held; nobody reads them.
+
+A free axis takes the room of its longest bucket. How long an item really is lies in its row too, one number for each
+tensor with a free axis, so that a worker sees from the rows of a batch which bucket holds it.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poise.domain.datatypes import NUMPY_TYPE
-from poise.domain.service import Datatype, Service, TensorSpec
+from poise.domain.service import Datatype, Service, TensorSpec, length_key
 from poise.errors import ConfigError, InternalError
 
 ALIGNMENT_BYTES = 64
 DEFAULT_ARENA_BYTES = 512 * 2**20
+LENGTH = TensorSpec(datatype="UINT32", shape=())
+"""An item's length in a tensor's free axis, which lies in the arena under ``length_key(tensor)``."""
 
 Array = NDArray[np.generic]
 
@@ -53,7 +58,7 @@ class ArenaLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def full_shape(spec: TensorSpec) -> tuple[int, ...]:
     """Return an item's shape with the free dimension at its longest bucket."""
-    return tuple(spec.buckets[-1] if size == -1 else size for size in spec.shape)
+    return spec.shape_at()
 
 
 def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> ArenaLayout:
@@ -62,9 +67,8 @@ def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> Are
     Raises:
         ConfigError: not even one row fits.
     """
-    inputs = {
-        name: spec for modality in service.modalities.values() for name, spec in modality.inputs.items()
-    }
+    inputs = service.inputs_of(service.modalities)
+    inputs |= {length_key(name): LENGTH for name, spec in inputs.items() if spec.buckets}
     row_bytes = sum(_item_bytes(spec) for spec in (*inputs.values(), *service.outputs.values()))
     padding = ALIGNMENT_BYTES * (len(inputs) + len(service.outputs))
     capacity = min(service.scheduler.queue_items, (limit_bytes - padding) // max(row_bytes, 1))
@@ -87,7 +91,10 @@ def _item_bytes(spec: TensorSpec) -> int:
 
 
 class Arena:
-    """The mapped memory. Shapes: ``inputs[name]`` and ``outputs[name]`` are [capacity, *shape]."""
+    """The mapped memory. Shapes: ``inputs[name]`` and ``outputs[name]`` are [capacity, *shape].
+
+    ``inputs`` holds the lengths of items too, under ``length_key(name)`` and [capacity].
+    """
 
     def __init__(self, layout: ArenaLayout, fd: int) -> None:
         """Map an existing arena; ``fd`` stays the caller's to close."""

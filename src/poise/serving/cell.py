@@ -17,7 +17,7 @@ from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import Profile
 from poise.domain.service import WorkerKind
 from poise.errors import InternalError
-from poise.files import ServiceFolder
+from poise.files import FrontierCache, ServiceFolder
 from poise.planning.default_allocation import initial_allocation
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
@@ -81,7 +81,8 @@ class Cell:
         """
         service = folder.service
         layout = plan_layout(service, arena_bytes)
-        self._scheduler = Scheduler(service, profile, policy)
+        cache = FrontierCache.beside_profile(folder, log.warning)
+        self._scheduler = Scheduler(service, profile, policy, cache)
         self._scheduler.plan_for(initial_allocation(service, profile))
         self._arena = Arena.create(layout)
         self._rows = RowAllocator(layout.capacity)

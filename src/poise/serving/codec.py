@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from poise.domain.service import SLOClass
+from poise.domain.datatypes import NUMPY_TYPE
+from poise.domain.service import SLOClass, length_key
 from poise.errors import MalformedRequestError, TooLargeError
-from poise.serving.arena import Array
+from poise.serving.arena import LENGTH, Array
 from poise.serving.json_tensors import decode_elements, json_problem
 from poise.serving.wire import InputWire, ServiceWire
 
@@ -66,7 +68,10 @@ _NO_TENSOR_PARAMETERS = _TensorParameters()
 
 
 class InferTensor(msgspec.Struct, frozen=True):
-    """An input as it came. Shapes: ``array`` is [items, *shape], its free axis as long as the client sent it."""
+    """What goes into an arena's tensor: an input as it came, or the lengths of its items, which travel beside it.
+
+    Shapes: ``array`` is [items, *shape], its free axis as long as the client sent it.
+    """
 
     wire: InputWire
     array: Array
@@ -131,7 +136,7 @@ def decode_infer(body: Body, header_length: int | None, wire: ServiceWire) -> In
     return InferRequest(
         items=items,
         available=available,
-        tensors=tensors,
+        tensors=(*tensors, *_lengths(tensors)),
         slo_class=name,
         deadline_s=_deadline_s(parameters, slo_class),
         accuracy_floor=_floor(parameters, slo_class),
@@ -211,6 +216,30 @@ def _tensors(
             f"got {len(binary)} bytes of binary data, expected {offset}, the sum of all binary_data_size"
         )
     return tuple(found.values())
+
+
+def _lengths(tensors: tuple[InferTensor, ...]) -> list[InferTensor]:
+    """Return how long the items are, for each tensor with a free axis."""
+    found = []
+    for tensor in tensors:
+        if tensor.wire.free is not None:
+            length = tensor.array.shape[tensor.wire.free + 1]
+            lengths: Array = np.full(len(tensor.array), length, NUMPY_TYPE[LENGTH.datatype])
+            found.append(InferTensor(_length_wire(tensor.wire), lengths))
+    return found
+
+
+@cache
+def _length_wire(wire: InputWire) -> InputWire:
+    return msgspec.structs.replace(
+        wire,
+        name=length_key(wire.name),
+        datatype=LENGTH.datatype,
+        dtype=NUMPY_TYPE[LENGTH.datatype],
+        shape=LENGTH.shape,
+        free=None,
+        longest=0,
+    )
 
 
 def _check_shape(shape: tuple[int, ...], spec: InputWire) -> None:

@@ -1,7 +1,8 @@
 """What the server and a worker say to each other: one message a packet, msgpack with a schema, never tensors.
 
 The start of a worker travels in a sealed memory file, since a profile may be larger than a packet. Everything
-after it is a few dozen bytes: tensors stay in the arena, and a batch names its rows as runs.
+after it is a few dozen bytes: tensors stay in the arena, and a batch names its rows as runs. How long each item is
+lies in its row, so that a batch need not say at which bucket it is run.
 """
 
 from __future__ import annotations

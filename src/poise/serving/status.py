@@ -31,6 +31,7 @@ HTTP_OF_REASON: dict[RefusalReason, int] = {
     RefusalReason.QUEUE_FULL: 429,
     RefusalReason.DEADLINE_UNREACHABLE: 504,
     RefusalReason.DEADLINE_PASSED: 504,
+    RefusalReason.DISPLACED: 504,
     RefusalReason.FLOOR_UNREACHABLE: 503,
     RefusalReason.DRAINING: 503,
     RefusalReason.NO_WORKER: 503,

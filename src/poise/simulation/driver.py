@@ -22,8 +22,9 @@ from poise.errors import ConfigError, InternalError
 from poise.scheduling.commands import Answer, BatchPart, Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import BatchDone, Event, JobArrived, Woke, WorkerLost, WorkerReady
 from poise.simulation.faults import NO_FAULTS, Faults, LostWorker, SlowWorker
+from poise.simulation.ledger import Ledger
 from poise.simulation.workers import SimulatedWorker
-from poise.workload.outcomes import JobOutcome
+from poise.workload.outcomes import Outcomes
 
 MAX_WAKES_AT_ONCE = 1000
 """A scheduler that asks to be woken at the same time more often than this would never get any further."""
@@ -69,8 +70,8 @@ class _Worker:
 class Driver:
     """Drives one scheduler through one run; used once.
 
-    ``outcomes`` has one entry for each job, in the order in which they left. ``decision_s`` holds how long
-    each call of the scheduler took on the real clock, the only real time here. ``now_s`` is virtual.
+    ``decision_s`` holds how long each call of the scheduler took on the real clock, the only real time here.
+    ``now_s`` is virtual.
 
     Raises:
         ConfigError: a worker's variant is not profiled there, or a fault of a worker that there is not.
@@ -86,12 +87,14 @@ class Driver:
         faults: Faults = NO_FAULTS,
         observe: Observer | None = None,
     ) -> None:
-        self.outcomes: list[JobOutcome] = []
         self.decision_s = array("d")
         self.now_s = 0.0
         self._handle = scheduler.handle
-        self._times = times
-        self._label = index.label
+        self._decided = self.decision_s.append
+        self._draw = times.draw
+        self._ledger = Ledger(index.label)
+        self._answered = self._ledger.answered
+        self._refused = self._ledger.refused
         self._observe = observe
         self._workers = {worker.id: _Worker(worker) for worker in workers}
         self._waiting: dict[int, Job] = {}
@@ -108,6 +111,11 @@ class Driver:
         for slow in faults.slow:
             self._check_worker(slow.worker_id)
             self._plan(slow.from_s, self._slow, slow)
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """What became of each job, in the order in which they left."""
+        return self._ledger.outcomes()
 
     def run(self, jobs: Iterable[tuple[float, Job]]) -> None:
         """Drive until every job has its outcome; ``jobs`` are (when the scheduler sees it, job), sorted by
@@ -156,18 +164,26 @@ class Driver:
         """Show the scheduler an event and carry out its commands."""
         start = perf_counter()
         commands = self._handle(event)
-        self.decision_s.append(perf_counter() - start)
+        self._decided(perf_counter() - start)
         if self._observe is not None:
             self._observe(event, commands)
         for command in commands:
-            if isinstance(command, RunBatch):
+            if type(command) is Answer:
+                job = self._waiting.pop(command.job_id, None)
+                if job is None:
+                    raise _nobodys(command)
+                self._answered(job, self.now_s, command.parts, command.accuracy)
+            elif type(command) is RunBatch:
                 self._run_batch(command)
-            elif isinstance(command, Answer):
-                self._answer(command)
-            elif isinstance(command, WakeAt):
+            elif type(command) is WakeAt:
                 self._wake_s = command.at_s
+            elif type(command) is Refuse:
+                job = self._waiting.pop(command.job_id, None)
+                if job is None:
+                    raise _nobodys(command)
+                self._refused(job, self.now_s, command.reason)
             else:
-                self._refuse(command)
+                raise InternalError(f"no driver knows the command {command!r}")
 
     # Commands
 
@@ -178,66 +194,18 @@ class Driver:
             raise InternalError(
                 f"batch {command.batch_id} is for worker {command.worker_id}, which is {state}"
             )
-        kind = worker.kind
-        if command.variant not in kind.variants:
-            raise InternalError(
-                f"batch {command.batch_id} is for worker {kind.id}, without {command.variant!r}"
-            )
-        run_s, stage_s = self._times.draw(command.variant, kind.threads, kind.device, command.parts)
+        kind, variant = worker.kind, command.variant
+        if variant not in kind.variants:
+            raise InternalError(f"batch {command.batch_id} is for worker {kind.id}, without {variant!r}")
+        run_s, stage_s = self._draw(variant, kind.threads, kind.device, command.parts)
         if worker.factor != 1.0:
             run_s *= worker.factor
             stage_s = tuple((name, time_s * worker.factor) for name, time_s in stage_s)
         worker.batch_id = command.batch_id
         done_s = self.now_s + run_s
-        self._plan(done_s, self._batch_done, BatchDone(done_s, command.batch_id, kind.id, run_s, stage_s))
-
-    def _answer(self, command: Answer) -> None:
-        job = self._leave(command.job_id)
-        modalities: dict[str, int] = {}
-        variants: dict[str, int] = {}
-        for part in command.parts:
-            label = self._label(part.modalities)
-            modalities[label] = modalities.get(label, 0) + part.items
-            variants[part.variant] = variants.get(part.variant, 0) + part.items
-        if sum(variants.values()) != job.items:
-            raise InternalError(f"job {job.id} has {job.items} items, and was answered with {command.parts}")
-        self.outcomes.append(
-            JobOutcome(
-                number=job.id,
-                slo_class=job.slo_class,
-                items=job.items,
-                sent_s=job.arrival_s,
-                done_s=self.now_s,
-                deadline_s=job.deadline_s - job.arrival_s,
-                status="answered",
-                accuracy_floor=job.accuracy_floor,
-                modalities=modalities,
-                variants=variants,
-                expected_accuracy=command.accuracy,
-            )
-        )
-
-    def _refuse(self, command: Refuse) -> None:
-        job = self._leave(command.job_id)
-        self.outcomes.append(
-            JobOutcome(
-                number=job.id,
-                slo_class=job.slo_class,
-                items=job.items,
-                sent_s=job.arrival_s,
-                done_s=self.now_s,
-                deadline_s=job.deadline_s - job.arrival_s,
-                status="refused",
-                reason=command.reason.value,
-                accuracy_floor=job.accuracy_floor,
-            )
-        )
-
-    def _leave(self, job_id: int) -> Job:
-        job = self._waiting.pop(job_id, None)
-        if job is None:
-            raise InternalError(f"job {job_id} got an outcome that it did not wait for")
-        return job
+        done = BatchDone(done_s, command.batch_id, kind.id, run_s, stage_s)
+        self._sequence += 1
+        heappush(self._heap, (done_s, self._sequence, self._batch_done, done))
 
     # What happens
 
@@ -267,3 +235,7 @@ class Driver:
     def _check_worker(self, worker_id: int) -> None:
         if worker_id not in self._workers:
             raise ConfigError(f"there is no worker {worker_id}", expected=f"one of {sorted(self._workers)}")
+
+
+def _nobodys(outcome: Answer | Refuse) -> InternalError:
+    return InternalError(f"job {outcome.job_id} got an outcome that it did not wait for")

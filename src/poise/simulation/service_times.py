@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,21 +14,47 @@ from poise.domain.modalities import ModalityIndex
 from poise.domain.profile import WAY_STAGE, Profile
 from poise.domain.service import Device
 from poise.errors import ConfigError, InternalError
-from poise.planning.service_time import LEVELS, StageTime, interpolate
+from poise.planning.service_time import LEVELS, StageTime
 from poise.scheduling.commands import BatchPart
 
 _BLOCK = 1 << 14
 
 
-class _VariantTimes(msgspec.Struct, frozen=True):
-    """A variant on one kind of worker. Shapes: ``uses[mask]`` lists the stages, by position, of a modality
-    set.
+_Segments = tuple[tuple[float, float, float], ...]
+"""Shapes: entry *i* is (lower end, upper end, difference) of what ends at knot *i*. Units: seconds."""
+
+_Measured = tuple[tuple[str, float], ...]
+
+
+class _Step(NamedTuple):
+    """A stage at one batch size: drawn from its segments, or constant where it has none.
+
+    ``way``: no worker could measure it. Units: seconds.
     """
 
-    names: tuple[str, ...]
-    stages: tuple[StageTime, ...]
-    way: tuple[bool, ...]
+    name: str
+    way: bool
+    constant_s: float
+    segments: _Segments
+
+
+class _Batch(NamedTuple):
+    """The stages that a batch runs, in order; ``fixed``: what ``draw`` returns of it, where nothing varies."""
+
+    steps: tuple[_Step, ...]
+    fixed: tuple[float, _Measured] | None = None
+
+
+class _VariantTimes(msgspec.Struct, frozen=True):
+    """A variant on one kind of worker.
+
+    Shapes: ``uses[mask]`` lists the stages, by position, of a modality set; ``steps[stage][items]``.
+    ``alike[mask, items]``: batches of one modality set, worked out when they first come.
+    """
+
+    steps: tuple[tuple[_Step, ...], ...]
     uses: dict[int, tuple[int, ...]]
+    alike: dict[tuple[int, int], _Batch] = {}
 
 
 class ServiceTimes:
@@ -68,8 +96,11 @@ class ServiceTimes:
             )
             for mask in (self._index.mask(mode.modalities) for mode in profile.modes)
         }
-        names = tuple(stage.name for stage in profile.stages)
-        self._variants[variant, threads, device] = _VariantTimes(names, stages, way, uses)
+        steps = tuple(
+            tuple(_Step(stage.name, is_way, knots[0], _segments(knots)) for knots in time.knots)
+            for stage, time, is_way in zip(profile.stages, stages, way, strict=True)
+        )
+        self._variants[variant, threads, device] = _VariantTimes(steps, uses)
 
     def draw(
         self, variant: str, threads: int, device: Device, parts: Sequence[BatchPart]
@@ -83,37 +114,84 @@ class ServiceTimes:
             measured.
         """
         times = self._variants[variant, threads, device]
-        counts = [0] * len(times.stages)
-        uses = times.uses
-        try:
-            for part in parts:
-                for g in uses[part.modalities]:
-                    counts[g] += part.items
-        except KeyError as error:
-            raise InternalError(f"variant {variant!r} was given items with modality set {error}") from None
+        first = parts[0].modalities if parts else 0
+        items = 0
+        for part in parts:
+            if part.modalities != first:
+                return self._drawn(self._mixed(variant, times, parts))
+            items += part.items
+        batch = times.alike.get((first, items))
+        if batch is None:
+            batch = times.alike[first, items] = self._alike(variant, times, first, items)
+        return self._drawn(batch) if batch.fixed is None else batch.fixed
+
+    def _drawn(self, batch: _Batch) -> tuple[float, _Measured]:
+        """Draw each stage that varies, in order."""
+        places, factor = self._places, self._error_factor
         total = 0.0
         measured: list[tuple[str, float]] = []
-        for g, items in enumerate(counts):
-            if items:
-                stage = times.stages[g]
-                if items > stage.max_batch:
-                    most = f"at most {stage.max_batch} were measured in stage {times.names[g]!r}"
-                    raise InternalError(f"variant {variant!r} was given {items} items at once, {most}")
-                knots = stage.knots[items]
-                time_s = self._error_factor * (
-                    knots[0] if len(knots) == 1 else interpolate(knots, *next(self._places))
-                )
-                total += time_s
-                if not times.way[g]:
-                    measured.append((times.names[g], time_s))
+        for name, way, constant_s, segments in batch.steps:
+            time_s = constant_s
+            if segments:  # interpolate() of planning.service_time, at a place
+                end, left = next(places)
+                low, high, span = segments[end]
+                value = high - span * left
+                time_s = value if value > low else low
+            time_s *= factor
+            total += time_s
+            if not way:
+                measured.append((name, time_s))
         return total, tuple(measured)
+
+    def _alike(self, variant: str, times: _VariantTimes, mask: int, items: int) -> _Batch:
+        """Work out a batch of one modality set."""
+        batch = self._batch(variant, times, {mask: items})
+        varies = any(step.segments for step in batch.steps)
+        return batch if varies else _Batch(batch.steps, self._drawn(batch))
+
+    def _mixed(self, variant: str, times: _VariantTimes, parts: Sequence[BatchPart]) -> _Batch:
+        """Work out a batch of several modality sets; there are too many of them to keep."""
+        items: dict[int, int] = {}
+        for part in parts:
+            items[part.modalities] = items.get(part.modalities, 0) + part.items
+        return self._batch(variant, times, items)
+
+    def _batch(self, variant: str, times: _VariantTimes, items_of: dict[int, int]) -> _Batch:
+        counts = [0] * len(times.steps)
+        for mask, items in items_of.items():
+            if mask not in times.uses:
+                raise InternalError(f"variant {variant!r} was given items with modality set {mask}")
+            for g in times.uses[mask]:
+                counts[g] += items
+        found: list[_Step] = []
+        for steps, items in zip(times.steps, counts, strict=True):
+            if items >= len(steps):
+                most = f"at most {len(steps) - 1} were measured in stage {steps[0].name!r}"
+                raise InternalError(f"variant {variant!r} was given {items} items at once, {most}")
+            if items:
+                found.append(steps[items])
+        return _Batch(tuple(found))
+
+
+def _segments(knots: tuple[float, ...]) -> _Segments:
+    """Return the segments between neighbouring knots, none of a constant; none ends at the first knot."""
+    if len(knots) == 1:
+        return ()
+    return ((knots[0], knots[0], 0.0), *((low, high, high - low) for low, high in itertools.pairwise(knots)))
 
 
 def _places(rng: Generator) -> Iterator[tuple[int, float]]:
     """Draw levels without end, as ``planning.service_time.place`` gives them, in blocks."""
     edges = np.array(LEVELS)
-    while True:
-        levels = rng.random(_BLOCK)
-        ends = np.maximum(1, np.searchsorted(edges, levels, side="left"))
-        left = (edges[ends] - levels) / (edges[ends] - edges[ends - 1])
-        yield from zip(ends.tolist(), left.tolist(), strict=True)
+    widths = np.diff(edges, prepend=0.0)
+
+    def blocks() -> Iterator[Iterable[tuple[int, float]]]:
+        while True:
+            levels = rng.random(_BLOCK)
+            ends = np.ones(_BLOCK, np.int64)
+            for edge in LEVELS[1:-1]:
+                ends += levels > edge
+            left = (edges[ends] - levels) / widths[ends]
+            yield zip(ends.tolist(), left.tolist(), strict=True)
+
+    return itertools.chain.from_iterable(blocks())

@@ -15,7 +15,7 @@ from poise.errors import ConfigError
 from poise.workload.arrivals import draw_arrivals
 
 
-class JobDraw(msgspec.Struct, frozen=True):
+class JobDraw(msgspec.Struct, frozen=True, gc=False):
     """One job as the workload draws it, before anyone has seen it.
 
     Units: ``arrival_s`` in seconds from the start of the run; ``deadline_s`` in seconds from the arrival,
@@ -75,19 +75,19 @@ def draw_jobs(
     available = _draw_available(workload, index, count, source.missing)
     floors = _draw_floors(workload, count, source.floors)
     deadlines = {size: _deadline_s(workload, size, best_latency_s) for size in np.unique(sizes).tolist()}
-    return [
-        JobDraw(number, arrival_s, slo_class, items, deadlines[items], floor, mask)
-        for number, (arrival_s, slo_class, items, floor, mask) in enumerate(
-            zip(
-                arrivals.tolist(),
-                _draw_classes(workload, classes, count, source.classes),
-                sizes.tolist(),
-                floors,
-                available.tolist(),
-                strict=True,
-            )
+    items: list[int] = sizes.tolist()
+    return list(
+        map(
+            JobDraw,
+            range(count),
+            arrivals.tolist(),
+            _draw_classes(workload, classes, count, source.classes),
+            items,
+            map(deadlines.__getitem__, items),
+            floors,
+            available.tolist(),
         )
-    ]
+    )
 
 
 def planned_duration_s(workload: Workload, trace_text: str | None = None) -> float:

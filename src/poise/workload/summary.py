@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from poise.workload.outcomes import FloorScope, JobOutcome, attained
+from poise.workload.outcomes import (
+    Ending,
+    Floats,
+    FloorScope,
+    JobOutcome,
+    Marks,
+    Outcomes,
+    Status,
+    attaining,
+)
 
 EffectiveSource = Literal["labels", "expected", "none"]
 
@@ -137,26 +147,32 @@ def summarise(
 ) -> RunReport:
     """Sum up a run of ``duration_s`` seconds; ``classes`` fixes the order of the report's classes.
 
+    Outcomes in columns (``Outcomes``) are taken as they are, without a value for each job.
+
     Raises:
         ValueError: a duration that is not positive.
     """
     if not duration_s > 0:
         raise ValueError(f"got duration_s {duration_s!r}, expected a number above 0")
-    marks = attained(outcomes, floor_scope)
-    names = [*classes, *sorted({o.slo_class for o in outcomes} - set(classes))]
+    run = Outcomes.of(outcomes)
+    marks = attaining(run, floor_scope)
+    whole = _figures(run, marks, duration_s)
+    seen = run.seen_classes()
     per_class = {}
-    for name in names:
-        chosen = [(o, mark) for o, mark in zip(outcomes, marks, strict=True) if o.slo_class == name]
-        if chosen:
-            members = [o for o, _ in chosen]
-            per_class[name] = ClassFigures(
-                **msgspec.structs.asdict(_figures(members, [mark for _, mark in chosen], duration_s)),
-                deadline_s=sum(o.deadline_s for o in members) / len(members),
-                accuracy_floor=sum(o.accuracy_floor * o.items for o in members)
-                / sum(o.items for o in members),
-            )
+    for name in [*classes, *sorted(seen - set(classes))]:
+        if name not in seen:
+            continue
+        of_class = run.of_class(name)
+        members = run if len(seen) == 1 else run.chosen(of_class)
+        figures = whole if len(seen) == 1 else _figures(members, marks[of_class], duration_s)
+        held = members.columns
+        per_class[name] = ClassFigures(
+            **msgspec.structs.asdict(figures),
+            deadline_s=sum(held.deadline_s.tolist()) / len(members),
+            accuracy_floor=sum((held.accuracy_floor * held.items).tolist()) / int(held.items.sum()),
+        )
     return RunReport(
-        **msgspec.structs.asdict(_figures(outcomes, marks, duration_s)),
+        **msgspec.structs.asdict(whole),
         duration_s=duration_s,
         floor_scope=floor_scope,
         per_class=per_class,
@@ -178,112 +194,133 @@ def timeline(
     """
     if not bin_s > 0:
         raise ValueError(f"got bin_s {bin_s!r}, expected a number above 0")
-    last_s = max((o.sent_s for o in outcomes), default=0.0)
+    run = Outcomes.of(outcomes)
+    sent_s = run.columns.sent_s
+    last_s = float(sent_s.max(initial=0.0))
     count = max(1, math.ceil((last_s if duration_s is None else duration_s) / bin_s - 1e-9))
-    bins: list[list[tuple[JobOutcome, bool]]] = [[] for _ in range(count)]
-    for outcome, mark in zip(outcomes, attained(outcomes, floor_scope), strict=True):
-        bins[min(max(int(outcome.sent_s / bin_s), 0), count - 1)].append((outcome, mark))
+    place = np.clip((sent_s / bin_s).astype(np.int64), 0, count - 1)
+    by_bin = np.flatnonzero(run.answered)
+    by_bin = by_bin[np.argsort(place[by_bin], kind="stable")]
+    edges = np.searchsorted(place[by_bin], np.arange(count + 1)).tolist()
+    answered = [run.chosen(by_bin[first:end]) for first, end in itertools.pairwise(edges)]
 
-    def tally(counts: Callable[[JobOutcome], bool]) -> list[int]:
-        return [sum(counts(outcome) for outcome, _ in members) for members in bins]
+    def tally(marks: Marks) -> list[int]:
+        counts: list[int] = np.bincount(place[marks], minlength=count).tolist()
+        return counts
 
-    answered = [[outcome for outcome, _ in members if outcome.answered] for members in bins]
-    shares = [_shares(o.modalities for o in members) for members in answered]
+    items = np.bincount(place, weights=run.columns.items, minlength=count)
+    shares = [_shares(members, "modalities") for members in answered]
     labels = sorted({label for share in shares for label in share})
     return Timeline(
         bin_s=bin_s,
         start_s=[i * bin_s for i in range(count)],
-        offered=[len(members) for members in bins],
-        offered_items=[sum(outcome.items for outcome, _ in members) for members in bins],
-        attained=[sum(mark for _, mark in members) for members in bins],
-        refused=tally(lambda o: o.status == "refused"),
-        late=tally(lambda o: o.late),
-        failed=tally(lambda o: o.status == "failed"),
+        offered=tally(np.ones(len(run), np.bool_)),
+        offered_items=items.astype(np.int64).tolist(),
+        attained=tally(attaining(run, floor_scope)),
+        refused=tally(run.having("refused")),
+        late=tally(run.late),
+        failed=tally(run.having("failed")),
         p99_latency_s=[_p99(members) for members in answered],
         mean_accuracy=[_mean_accuracy(members) for members in answered],
         modality_share={label: [share.get(label, 0.0) for share in shares] for label in labels},
-        per_class={name: _class_timeline(name, answered) for name in sorted({o.slo_class for o in outcomes})},
+        per_class={name: _class_timeline(name, answered) for name in sorted(run.seen_classes())},
     )
 
 
-def latency_figures(latencies_s: Sequence[float]) -> LatencyFigures | None:
+def latency_figures(latencies_s: Sequence[float] | Floats) -> LatencyFigures | None:
     """Return the figures of some latencies, None without any."""
-    if not latencies_s:
+    if not len(latencies_s):
         return None
     values = np.asarray(latencies_s, float)
     p50, p95, p99 = np.quantile(values, [0.5, 0.95, 0.99], method="inverted_cdf").tolist()
     return LatencyFigures(p50=p50, p95=p95, p99=p99, mean=float(values.mean()), max=float(values.max()))
 
 
-def _figures(outcomes: Sequence[JobOutcome], marks: Sequence[bool], duration_s: float) -> Figures:
-    answered = [o for o in outcomes if o.answered]
-    items = sum(o.items for o in outcomes)
-    attaining = sum(marks)
-    effective, source = _effective_accuracy(outcomes, answered, items)
+def _figures(run: Outcomes, marks: Marks, duration_s: float) -> Figures:
+    answered = run.chosen(run.answered)
+    jobs, items = len(run), int(run.columns.items.sum())
+    attained = int(marks.sum())
+    effective, source = _effective_accuracy(run, answered, items)
     return Figures(
-        jobs=len(outcomes),
+        jobs=jobs,
         items=items,
         answered=len(answered),
-        attained=attaining,
-        late=sum(o.late for o in answered),
-        offered_rps=len(outcomes) / duration_s,
-        goodput_rps=attaining / duration_s,
-        attainment=attaining / len(outcomes) if outcomes else 1.0,
+        attained=attained,
+        late=int(run.late.sum()),
+        offered_rps=jobs / duration_s,
+        goodput_rps=attained / duration_s,
+        attainment=attained / jobs if jobs else 1.0,
         mean_accuracy=_mean_accuracy(answered),
         served_accuracy=_served_accuracy(answered),
         effective_accuracy=effective,
         effective_accuracy_source=source,
-        refused=_reasons(o for o in outcomes if o.status == "refused"),
-        failed=_reasons(o for o in outcomes if o.status == "failed"),
-        latency_s=latency_figures([o.latency_s for o in answered]),
-        modality_share=_shares(o.modalities for o in answered),
-        variant_share=_shares(o.variants for o in answered),
+        refused=_reasons(run, "refused"),
+        failed=_reasons(run, "failed"),
+        latency_s=latency_figures(answered.latency_s),
+        modality_share=_shares(answered, "modalities"),
+        variant_share=_shares(answered, "variants"),
     )
 
 
-def _class_timeline(name: str, answered: Sequence[Sequence[JobOutcome]]) -> ClassTimeline:
-    members = [[o for o in bin_ if o.slo_class == name] for bin_ in answered]
+def _class_timeline(name: str, answered: Sequence[Outcomes]) -> ClassTimeline:
+    members = [bin_.chosen(bin_.of_class(name)) for bin_ in answered]
     return ClassTimeline([_p99(bin_) for bin_ in members], [_mean_accuracy(bin_) for bin_ in members])
 
 
-def _p99(answered: Sequence[JobOutcome]) -> float | None:
-    figures = latency_figures([o.latency_s for o in answered])
+def _p99(answered: Outcomes) -> float | None:
+    figures = latency_figures(answered.latency_s)
     return None if figures is None else figures.p99
 
 
-def _mean_accuracy(answered: Sequence[JobOutcome]) -> float | None:
+def _mean_accuracy(answered: Outcomes) -> float | None:
     """Expected accuracy over the items whose answer states one."""
-    stated = [(o.expected_accuracy * o.items, o.items) for o in answered if o.expected_accuracy is not None]
-    return math.fsum(part for part, _ in stated) / sum(items for _, items in stated) if stated else None
+    accuracy, items = answered.columns.expected_accuracy, answered.columns.items
+    stated = ~np.isnan(accuracy)
+    if not stated.any():
+        return None
+    return math.fsum((accuracy * items)[stated].tolist()) / int(items[stated].sum())
 
 
-def _served_accuracy(answered: Sequence[JobOutcome]) -> float | None:
-    scored = [(o.correct, o.items) for o in answered if o.correct is not None]
-    return math.fsum(part for part, _ in scored) / sum(items for _, items in scored) if scored else None
+def _served_accuracy(answered: Outcomes) -> float | None:
+    correct, items = answered.columns.correct, answered.columns.items
+    scored = ~np.isnan(correct)
+    return math.fsum(correct[scored].tolist()) / int(items[scored].sum()) if scored.any() else None
 
 
 def _effective_accuracy(
-    outcomes: Sequence[JobOutcome], answered: Sequence[JobOutcome], items: int
+    run: Outcomes, answered: Outcomes, items: int
 ) -> tuple[float | None, EffectiveSource]:
     """Labels count only where they are there for every answer, so that the figure has one meaning."""
-    on_time = [o for o in answered if o.on_time]
-    if not outcomes or all(o.correct is not None for o in answered):
-        return math.fsum(
-            o.correct or 0.0 for o in on_time
-        ) / items if items else None, "labels" if items else "none"
-    if all(o.expected_accuracy is not None for o in answered):
-        return math.fsum((o.expected_accuracy or 0.0) * o.items for o in on_time) / items, "expected"
+    columns = answered.columns
+    on_time = ~answered.late
+    if not np.isnan(columns.correct).any():
+        if not items:
+            return None, "none"
+        return math.fsum(columns.correct[on_time].tolist()) / items, "labels"
+    if not np.isnan(columns.expected_accuracy).any():
+        return math.fsum((columns.expected_accuracy * columns.items)[on_time].tolist()) / items, "expected"
     return None, "none"
 
 
-def _reasons(outcomes: Iterable[JobOutcome]) -> dict[str, int]:
-    return dict(sorted(Counter(o.reason or "unstated" for o in outcomes).items()))
+def _reasons(run: Outcomes, status: Status) -> dict[str, int]:
+    reasons: Counter[str] = Counter()
+    for ending, jobs in _endings(run):
+        if ending.status == status:
+            reasons[ending.reason or "unstated"] += jobs
+    return dict(sorted(reasons.items()))
 
 
-def _shares(counts: Iterable[Mapping[str, int]]) -> dict[str, float]:
+def _shares(answered: Outcomes, by: Literal["modalities", "variants"]) -> dict[str, float]:
     """Shares of items by label, over the items that have one."""
     total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
+    for ending, jobs in _endings(answered):
+        for label, count in (ending.modalities if by == "modalities" else ending.variants).items():
+            total[label] += jobs * count
     items = sum(total.values())
     return {label: count / items for label, count in sorted(total.items())} if items else {}
+
+
+def _endings(run: Outcomes) -> list[tuple[Ending, int]]:
+    """Return each ending that occurs, with the number of its jobs."""
+    jobs = np.bincount(run.columns.ending)
+    return [(run.endings[place], int(jobs[place])) for place in np.flatnonzero(jobs).tolist()]

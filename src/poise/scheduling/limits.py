@@ -1,0 +1,142 @@
+"""Bounds on the time of the next batch, from the deadlines that wait and the load that comes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from poise.scheduling.batches import Cut, time_to_first_deadline
+from poise.scheduling.view import DispatchView
+
+HORIZON_OF_SLO = 0.5
+"""The waiting items and those to come are planned to be cleared within this share of a class's SLO."""
+HORIZON_ITEMS = 4.0
+"""But never within less than so many of the dearest items: shares of less would buy none."""
+CAP_OF_SLO = 0.5
+"""No batch takes longer than this share of the shortest deadlines: a long batch must not block an urgent job."""
+KEPT_UP = 0.9
+"""The share of the time between arrivals that an item may take, in batches that are to keep up with them."""
+SUSTAINED_OF_SLO = 1 / 3
+"""Batches that keep up take at most this share of the shortest deadlines: a job waits for one and is in the next."""
+URGENT_BATCHES = 1.5
+"""Where the dearest item takes longer than that, it may, if it leaves an urgent job so much of its least time."""
+
+
+class Limits:
+    """Bounds on a batch's time, in profile seconds of the free worker."""
+
+    __slots__ = (
+        "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_saved_s", "_spare", "_view",
+        "_work_before", "cap_s", "first_s", "overhead_s",
+    )  # fmt: skip
+
+    def __init__(self, view: DispatchView) -> None:
+        self._view = view
+        calibration = view.worker.calibration
+        factor = calibration.factor
+        self.overhead_s = calibration.overhead_s / factor
+        self.first_s = time_to_first_deadline(view)
+        self._dearest_s = max(plans.dearest_item_s for plans in view.worker.plans)
+        self.cap_s = self._cap_s(view.shortest_slo_s / factor)
+        self._saved_s = view.saved_s
+        self._prefix = view.entries is view.queue.entries
+        self._share_horizons()
+        self._slacks()
+
+    def _cap_s(self, urgent_s: float) -> float:
+        view = self._view
+        first = view.entries[0]
+        floor = 0.0 if first.terms.soft else first.floor
+        least_s = view.costs.latency_s(first.job.available, floor, 1)
+        return max(CAP_OF_SLO * urgent_s, min(urgent_s - URGENT_BATCHES * least_s, self._dearest_s))
+
+    def _share_horizons(self) -> None:
+        """Work out the time of an item: the least over the horizons of the first job's class and longer ones."""
+        view = self._view
+        capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
+        deadlines_s = view.deadlines_s
+        own_s = deadlines_s[view.entries[0].job.slo_class]
+        least_horizon_s = HORIZON_ITEMS * self._dearest_s
+        best: tuple[float, float] | None = None
+        for slo_s in deadlines_s.values():
+            if slo_s < own_s:
+                continue
+            horizon_s = max(HORIZON_OF_SLO * slo_s, least_horizon_s)
+            waiting, rate = float(view.queue.items), view.arrival_rate
+            if len(deadlines_s) > 1:
+                rate = sum(view.rates[name] for name, other_s in deadlines_s.items() if other_s <= slo_s)
+                until_s = view.now_s + slo_s
+                share = float(np.searchsorted(view.queue.deadlines_s, until_s)) / max(1, len(view.queue))
+                waiting = max(waiting * share, 1.0)
+            per_item_s = capacity * horizon_s / (waiting + rate * horizon_s)
+            if best is None or per_item_s < best[0]:
+                best = per_item_s, capacity * horizon_s
+        assert best is not None
+        self._per_item_s, self._horizon_s = best
+
+    def _slacks(self) -> None:
+        """Work out, for each place in the queue, the least slack of the jobs from there on at their cheapest plans."""
+        view, queue = self._view, self._view.queue
+        deadlines_s = queue.deadlines_s
+        room: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
+        for worker in view.workers:
+            free_s = max(worker.free_at_s, view.now_s)
+            each = np.maximum(deadlines_s - free_s, 0.0)
+            if worker.calibration.factor != 1.0:
+                each /= worker.calibration.factor
+            room = each if room is None else room + each
+        assert room is not None
+        done = queue.work_s.cumsum()
+        room -= done
+        self._spare = room
+        room = room - queue.tails_s
+        self._work_before = done
+        self._least_slack = np.minimum.accumulate(room[::-1])
+
+    def hard_s(self, cut: Cut) -> float:
+        """Time until the first deadline, or until a job left behind would be late at its cheapest plan."""
+        whole, count = cut.whole, len(self._work_before)
+        entries = self._view.entries
+        if self._prefix:
+            work_s = float(self._work_before[whole - 1]) if whole else 0.0
+        else:
+            work_s = sum(entry.work_s for entry in entries[:whole])
+            whole = 0
+        least_s = self.first_s
+        if cut.part:
+            entry = entries[cut.whole]
+            work_s += entry.cost.item_work_s * cut.part
+            tail_s = entry.cost.tail_s(entry.waiting_items - cut.part)
+            if self._prefix:  # what is left of the job has a batch of its own to wait for
+                least_s = min(least_s, float(self._spare[whole]) - tail_s + work_s - self.overhead_s)
+                whole += 1
+        if whole >= count:
+            return least_s
+        return min(least_s, float(self._least_slack[count - whole - 1]) + work_s - self.overhead_s)
+
+    def share_s(self, items: int) -> float:
+        """The part of the capacity within the horizon that belongs to so many items."""
+        return self._per_item_s * items
+
+    def sustained_accuracy(self) -> float:
+        """The accuracy that keeps up with the arrivals, in batches as large as those that wait; -1: none does."""
+        view = self._view
+        capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
+        item_s = KEPT_UP * capacity / max(view.arrival_rate, 1e-9)
+        batch_s = SUSTAINED_OF_SLO * view.shortest_slo_s / view.worker.calibration.factor
+        accuracy, batch = view.costs.sustained(view.entries[0].terms, item_s, min(batch_s, self.cap_s))
+        return accuracy if view.queue.items <= batch * len(view.workers) else -1.0
+
+    @property
+    def pressure(self) -> float:
+        """How scarce time is: 0 where all shares were left over lately, 1 where all of them were used."""
+        limit = self._saved_limit_s
+        return min(1.0, max(0.0, (limit - self._saved_s) / limit))
+
+    @property
+    def _saved_limit_s(self) -> float:
+        return max(self._horizon_s / 4, self._dearest_s)
+
+    def saved_after_s(self, share_s: float, used_s: float) -> float:
+        """What is left of the shares after a batch: at most a quarter of the horizon, or one most accurate item."""
+        limit = self._saved_limit_s
+        return min(limit, max(-limit, self._saved_s + share_s - used_s - self.overhead_s))

@@ -1,0 +1,132 @@
+"""A variant's stages by name: what the profile predicts of each; plans with stages that take longer than it says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from poise.domain.modalities import ModalityIndex
+from poise.domain.profile import WAY_STAGE, LatencyStatistic, VariantProfile, latency_table
+from poise.domain.service import Device
+from poise.planning.frontier import Frontier
+from poise.planning.latency_model import StageGroup
+from poise.planning.service_model import VariantPlans
+from poise.scheduling.calibration import Shape
+
+MOST_SHAPES = 64
+"""Plans for so many shapes of a variant are kept."""
+
+
+class _Stage(msgspec.Struct, frozen=True):
+    """One stage. Shapes: ``uses[s]`` says whether modality set *s* uses it; both tables by items, in seconds."""
+
+    name: str
+    uses: tuple[bool, ...]
+    median_s: tuple[float, ...]
+    planned_s: tuple[float, ...]
+
+
+class StagePlans:
+    """The stages of a variant on one kind of worker."""
+
+    def __init__(
+        self,
+        profile: VariantProfile,
+        plans: VariantPlans,
+        index: ModalityIndex,
+        *,
+        statistic: LatencyStatistic,
+        threads: int,
+        device: Device,
+    ) -> None:
+        self.plans = plans
+        self._stages: list[_Stage] = []
+        for stage in profile.stages:
+            masks = {index.mask(names) for names in stage.modality_sets}
+            median, planned = (
+                tuple(latency_table(stage.latency, name, threads=threads, device=device))
+                for name in ("p50", statistic)
+            )
+            uses = tuple(mask in masks for mask in plans.model.sets)
+            self._stages.append(_Stage(stage.name, uses, median, planned))
+        self._shaped: dict[Shape, VariantPlans] = {(): plans}
+
+    def predicted(self, counts: Sequence[int]) -> tuple[dict[str, float], float]:
+        """Return the median time of each stage of a batch, and of the way to the worker and back. Units: seconds.
+
+        Shapes: ``counts[s]`` items of modality set *s*, in the order of the model's sets.
+        """
+        found: dict[str, float] = {}
+        way_s = 0.0
+        for stage in self._stages:
+            items = 0
+            for count, used in zip(counts, stage.uses, strict=True):
+                if used:
+                    items += count
+            if items:
+                if stage.name == WAY_STAGE:
+                    way_s = stage.median_s[items]
+                else:
+                    found[stage.name] = stage.median_s[items]
+        return found, way_s
+
+    def shaped(self, shape: Shape) -> VariantPlans:
+        """Return the plans with each named stage's times multiplied by its factor."""
+        found = self._shaped.get(shape)
+        if found is None:
+            if len(self._shaped) >= MOST_SHAPES:
+                self._shaped = {(): self.plans}
+            found = self._shaped[shape] = ShapedPlans(self.plans, self._stages, dict(shape))
+        return found
+
+
+class ShapedPlans(VariantPlans):
+    """Plans whose points are those of the profile's frontiers, with other latencies.
+
+    A point that the profile's frontier leaves out as dominated stays out, though under these latencies it might not
+    be: to work the frontiers out again would take longer than a decision may.
+    """
+
+    def __init__(self, plans: VariantPlans, stages: Sequence[_Stage], factors: Mapping[str, float]) -> None:
+        self.__dict__.update(copy.copy(plans.__dict__))
+        self._plain = plans
+        self._cache: dict[tuple[int, int], Frontier | None] = {}
+        size = plans.model.max_batch + 1
+        groups: dict[tuple[bool, ...], list[float]] = {}
+        for stage in stages:
+            if any(stage.uses):
+                table = [time_s * factors.get(stage.name, 1.0) for time_s in stage.planned_s[:size]]
+                known = groups.get(stage.uses)
+                groups[stage.uses] = (
+                    table if known is None else [a + b for a, b in zip(known, table, strict=True)]
+                )
+        self.model = msgspec.structs.replace(
+            plans.model,
+            groups=tuple(StageGroup(uses=uses, table=tuple(table)) for uses, table in groups.items()),
+        )
+
+    def frontier(self, allowed: int, batch: int) -> Frontier | None:
+        """Return the profile's frontier with these latencies, without what is dominated now."""
+        key = (allowed, batch)
+        if key not in self._cache:
+            self._cache[key] = self._reckon(self._plain.frontier(allowed, batch))
+        return self._cache[key]
+
+    def _reckon(self, plain: Frontier | None) -> Frontier | None:
+        if plain is None or not len(plain):
+            return plain
+        columns = [self.position[mask] for mask in plain.sets]
+        latency = np.zeros(len(plain))
+        for group in self.model.groups:
+            uses = np.array([group.uses[s] for s in columns])
+            latency += np.asarray(group.table)[plain.counts @ uses]
+        accuracy = np.asarray(plain.accuracy)
+        order = np.lexsort((-accuracy, latency))
+        best = np.maximum.accumulate(np.concatenate(([-np.inf], accuracy[order][:-1])))
+        kept = order[accuracy[order] > best]
+        return Frontier(
+            plain.batch, plain.sets, latency[kept].tolist(), accuracy[kept].tolist(), plain.counts[kept]
+        )
