@@ -182,10 +182,13 @@ def test_credit_of_a_lost_batch_comes_back(hand) -> None:
     h.finish(batch.batch_id, 0.011)
     batch = run_of(h.arrive(2, 0.02))
     h.finish(batch.batch_id, 0.031)
-    earned = h.scheduler.balances["normal"].credit
-    run_of(h.arrive(3, 0.04, items=10))  # in half the SLO: some items by the cheap mode
-    assert h.scheduler.balances["normal"].credit < earned - 0.1
-    h.handle(WorkerLost(0.041, 0))
+    batch = run_of(h.arrive(3, 0.04))
+    for job in range(4, 10):
+        h.arrive(job, 0.041, within_s=0.050)
+    run_of(h.finish(batch.batch_id, 0.051))  # too little time: some items by the cheap mode
+    earned = 3 * (0.96 - 0.8)
+    assert h.scheduler.balances["normal"].credit < earned - 0.05
+    h.handle(WorkerLost(0.052, 0))
     assert h.scheduler.balances["normal"].credit == pytest.approx(earned)
 
 

@@ -16,11 +16,11 @@ from math import inf
 from poise.planning.queue_accuracy import relax
 from poise.planning.queue_job import HELD_S, FreeWorker, JobPoints, QueuedJob
 
-STEPS_OF_FEW, STEPS_EACH = 24_000, 15
+STEPS_OF_FEW, STEPS_EACH = 24_000, 12
 """The states that a beam forms, about: the more for each job the fewer there are; and so many for each of many."""
 FEW_JOBS = 12
-MOST_SIMULATED = 6
-"""With more jobs than few, so many states after each are tried for whether they can be finished, where no bound says it."""
+MOST_SIMULATED = 3
+"""With more than few jobs, so many states after each are tried out for whether they can be finished."""
 MOST_OPTIONS = 16
 """A job is tried at no more of its points."""
 SAME_S = 1e-9

@@ -15,6 +15,7 @@ import msgspec
 from poise.planning.frontier import Frontier
 from poise.planning.latency_model import LatencyModel
 from poise.planning.service_model import VariantPlans
+from poise.scheduling.costs import next_vertex
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import DispatchView
 
@@ -218,7 +219,7 @@ class _State:
         self.frontier = frontier
         self.point = point
         self.demands: list[int] = []
-        self.step = _next_step(frontier, point)
+        self.step = next_vertex(frontier, point)
         self.uses: list[int] = []
         self.gain = 0.0
         if self.step is not None:
@@ -289,14 +290,3 @@ def _time_s(tables: Sequence[Sequence[float]], counts: Sequence[int]) -> float:
             return float("inf")
         total += table[count]
     return total
-
-
-def _next_step(frontier: Frontier, point: int) -> int | None:
-    """Return the point of steepest ascent ahead: the next vertex of the frontier's upper hull."""
-    latency, accuracy = frontier.latency_s, frontier.accuracy
-    best, best_slope = None, 0.0
-    for ahead in range(point + 1, len(frontier)):
-        slope = (accuracy[ahead] - accuracy[point]) / max(latency[ahead] - latency[point], 1e-12)
-        if slope > best_slope:
-            best, best_slope = ahead, slope
-    return best

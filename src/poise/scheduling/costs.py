@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from poise.planning.frontier import Frontier
 from poise.planning.service_model import VariantPlans
 
 PRICE_STEP = 0.02
@@ -90,6 +91,7 @@ class LeastCosts:
         self.largest_batch = max((p.model.max_batch for p in self._plans), default=0)
         self._highest: dict[int, float] = {}
         self._sustained: dict[tuple[int, int, int], tuple[float, int]] = {}
+        self._worth: dict[tuple[int, int, float, int], float] = {}
         self._lowest: dict[int, float] = {}
         self._rate: dict[tuple[int, float, float, bool], tuple[float, int]] = {}
         self._price: dict[tuple[int, float], float] = {}
@@ -223,6 +225,29 @@ class LeastCosts:
             self._sustained[key] = found
         return found
 
+    def worth_s(self, plans: VariantPlans, available: int, floor: float, batch: int, most: float) -> float:
+        """Return the time of a batch up to which more accuracy costs at most ``most`` times its price.
+
+        See ``accuracy_price_s``. Units: profile seconds.
+        """
+        floor = stepped(floor)
+        key = (id(plans), available, floor, batch)
+        found = self._worth.get(key)
+        if found is None:
+            found = 0.0
+            frontier = plans.frontier(self._reach(plans, available), batch)
+            if frontier is not None and len(frontier):
+                price_s = most * self.accuracy_price_s(available, floor)
+                point, step = 0, next_vertex(frontier, 0)
+                while step is not None:
+                    gain = (frontier.accuracy[step] - frontier.accuracy[point]) * batch
+                    if frontier.latency_s[step] - frontier.latency_s[point] > price_s * gain:
+                        break
+                    point, step = step, next_vertex(frontier, step)
+                found = frontier.latency_s[point]
+            self._worth[key] = found
+        return found
+
     def last_batch_s(self, terms: Terms, items: int, ahead: int) -> float:
         """Return the time to allow for the batch that ends a job, with ``ahead`` items waiting before it.
 
@@ -281,3 +306,14 @@ class LeastCosts:
 def stepped(floor: float) -> float:
     """Return the floor a thousandth at most above, on a grid: floors may be any client's, the caches may not grow."""
     return math.ceil(floor * FLOOR_STEPS - 1e-6) / FLOOR_STEPS
+
+
+def next_vertex(frontier: Frontier, point: int) -> int | None:
+    """Return the point of steepest ascent ahead: the next vertex of the frontier's upper hull."""
+    latency, accuracy = frontier.latency_s, frontier.accuracy
+    best, best_slope = None, 0.0
+    for ahead in range(point + 1, len(frontier)):
+        slope = (accuracy[ahead] - accuracy[point]) / max(latency[ahead] - latency[point], 1e-12)
+        if slope > best_slope:
+            best, best_slope = ahead, slope
+    return best

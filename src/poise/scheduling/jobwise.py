@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from poise.planning.moore_hodgson import kept_jobs
-from poise.planning.queue_job import FreeWorker, JobPoints, QueuedJob
+from poise.planning.queue_job import HELD_S, FreeWorker, JobPoints, QueuedJob
 from poise.planning.queue_plan import VirtualJob, plan_queue
 from poise.planning.service_model import FLOOR_TOLERANCE
 from poise.scheduling.ladders import Ladder, Ladders, Steps, largest_batch
@@ -20,6 +21,8 @@ PLANNED_JOBS = 64
 """So many waiting jobs are planned one by one at a dispatch; those behind them count as work that must fit."""
 VIRTUAL_JOBS = 8
 """The arrivals of a class that are forecast within its SLO are taken together into so many virtual jobs."""
+EARLY_S = 2 * HELD_S
+"""Jobs are planned to be done so long before their deadlines: the rounding of sums makes none late."""
 MOST_POINTS = 4096
 """Floors may be any client's, and plans may be replaced: what is kept for each is dropped beyond this."""
 
@@ -122,7 +125,7 @@ class Jobwise(Policy):
             if planned is None and entry.terms.soft:
                 planned = self._planned(worker, entry, opened=True)
             if planned is not None:
-                job = QueuedJob(planned.points, entry.job.deadline_s, entry.weight)
+                job = QueuedJob(planned.points, entry.job.deadline_s - EARLY_S, entry.weight)
                 found.append((entry, planned, job))
         return found
 
@@ -187,9 +190,16 @@ class Jobwise(Policy):
 
 
 def _points(steps: Steps, start: int, items: int, more_s: float = 0.0) -> JobPoints:
-    """Return the points from a step on. Below the floor (where that is opened) an answer is worth a wrong one."""
+    """Return the points from a step on. Below the floor (where that is opened) an answer is worth a wrong one.
+
+    Latencies that differ by less than their sum can tell are told apart by the least there is.
+    """
+    times_s: list[float] = []
+    for step_s in steps.latency_s[start:]:
+        time_s = step_s + more_s
+        times_s.append(max(time_s, math.nextafter(times_s[-1], math.inf)) if times_s else time_s)
     return JobPoints(
-        [latency_s + more_s for latency_s in steps.latency_s[start:]],
+        times_s,
         [
             items * (accuracy if at >= steps.floor_at else accuracy - 1.0)
             for at, accuracy in enumerate(steps.accuracy[start:], start)

@@ -31,6 +31,14 @@ from poise.scheduling.view import Choice, DispatchView, Policy
 EFFICIENT = 0.05
 """In overload, batches whose times for each item differ by less than this are equally good: the smaller is taken."""
 
+EARNING_OF_SLACK = 0.7
+"""The most of the slack that may go into a class's balance,"""
+EARNING_UNTIL = 0.5
+"""less as it fills, none from this share of its cap on,"""
+EARNING_BATCHES = 2
+"""and none while more items wait than so many batches for each worker."""
+WORTH_BUYING = 1.6
+"""Accuracy is bought for a class's balance where it costs at most so many times what it does in large batches."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 
@@ -44,8 +52,12 @@ class Poise(Policy):
     arrive at the running rate, plus what earlier batches left of their shares. Within that time the frontier
     gives the most accurate plan. (4) keeps the queue short: as it grows, each item's time shrinks until the
     queue does. What is left over carries on, so that single items, whose modes are few and far apart, use the
-    capacity on average. Where even the cheapest plans exceed (4), the load is above what accuracy can be bought
-    for, and the batch with the least time for each item is taken, the smallest of those about as good.
+    capacity on average. Two things may take more than (4), never more than the others: the accuracy that keeps
+    up with the arrivals in batches as large as wait, and, while a class's balance is low, a part of the slack,
+    where accuracy costs little more than it does in large batches: a balance with credit lets a burst be
+    answered at the cheapest modes. Of several candidates the most accurate is taken, less what its time is
+    worth. Where even the cheapest plans exceed (4), the load is above what accuracy can be bought for, and the
+    batch with the least time for each item is taken, the smallest of those about as good.
     """
 
     name: ClassVar[str] = "poise"
@@ -105,6 +117,8 @@ class _Search:
         first = view.entries[0]
         self._price_s = max(view.costs.accuracy_price_s(first.job.available, first.floor), 1e-9)
         self._sustained = limits.sustained_accuracy()
+
+        self._earning = self._earning_share(first)
         self._pressure = limits.pressure * self._stock(first)
         known: dict[int, tuple[Prefixes, int]] = {}
         for plans in view.worker.plans:
@@ -125,6 +139,17 @@ class _Search:
             return 1.0
         balance = self._view.balances[first.job.slo_class]
         return min(1.0, max(0.0, balance.credit / balance.cap)) if balance.cap > 0 else 1.0
+
+    def _earning_share(self, first: Waiting) -> float:
+        """The share of the slack that may buy accuracy for the balance of the first job's class.
+
+        A balance with credit in it lets bursts be answered at the cheapest modes. None in scope ``job``, with the
+        balance half full, or with more items waiting than two batches for each worker.
+        """
+        view = self._view
+        if view.scope == "job" or view.queue.items > EARNING_BATCHES * view.max_batch * len(view.workers):
+            return 0.0
+        return EARNING_OF_SLACK * max(0.0, 1.0 - self._stock(first) / EARNING_UNTIL)
 
     def best(self, shares: tuple[float, ...]) -> _Candidate | None:
         """Return the best candidate over the resident variants and batch sizes."""
@@ -147,13 +172,16 @@ class _Search:
         self, plans: VariantPlans, prefixes: Prefixes, cut: Cut, uniform: int
     ) -> _Candidate | None:
         view, limits, items = self._view, self._limits, cut.items
+        first = view.entries[0]
         share_s = limits.share_s(items)
         affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
         if self._sustained >= 0:
             affordable_s = max(affordable_s, self._sustained_s(plans, items))
         hard_s = limits.hard_s(cut)
+        if self._earning:
+            worth_s = view.costs.worth_s(plans, first.job.available, first.floor, items, WORTH_BUYING)
+            affordable_s = max(affordable_s, min(self._earning * hard_s, limits.cap_s, worth_s))
         budget_s = min(hard_s, affordable_s)
-        first = view.entries[0]
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
             reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
             demand = uniform_demand(view, plans, first, items, self._reach, reserved)
