@@ -22,11 +22,13 @@ from poise.scheduling.events import (
     Event,
     JobArrived,
     JobCancelled,
+    RateForecast,
     Woke,
     WorkerLost,
     WorkerReady,
 )
 from poise.scheduling.invariants import check_invariants
+from poise.scheduling.policies import POLICIES
 from poise.scheduling.scheduler import Scheduler
 
 ACCURACY = {1: 0.6, 2: 0.9, 3: 0.96}
@@ -149,9 +151,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         haste=st.sampled_from([1.0, 1.0, 0.5, 0.1]),
         floor=st.sampled_from([None, None, 0.0, 0.97]),
         gap_s=st.sampled_from([0.0, 0.0, 0.002, 0.03]),
+        priority=st.sampled_from([0, 0, 1, 5]),
     )
     def arrive(
-        self, slo_class: str, items: int, available: int, haste: float, floor: float | None, gap_s: float
+        self,
+        slo_class: str,
+        items: int,
+        available: int,
+        haste: float,
+        floor: float | None,
+        gap_s: float,
+        priority: int,
     ) -> None:
         self.now_s += gap_s
         slo = self.service.classes[slo_class]
@@ -163,6 +173,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             deadline_s=self.now_s + haste * slo.latency_slo_s,
             accuracy_floor=slo.accuracy_floor if floor is None else floor,
             available=available,
+            priority=priority,
         )
         self.sent[job.id] = job
         self.send(JobArrived(self.now_s, job))
@@ -216,6 +227,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.wake_s = math.inf
         self.send(Woke(self.now_s))
 
+    @rule(
+        items_per_s=st.sampled_from([0.0, 1e-300, 100.0, 1e9]), valid_s=st.sampled_from([0.0, 0.05, math.inf])
+    )
+    def forecast(self, items_per_s: float, valid_s: float) -> None:
+        self.send(RateForecast(self.now_s, items_per_s, valid_s))
+
+    @rule(by_s=st.sampled_from([-1e9, -0.01, 10.0, 1e6]))
+    def clock_jumps(self, by_s: float) -> None:
+        """The driver's clock goes back, or far ahead; what was planned before is late, and never lost."""
+        self.now_s += by_s
+        self.send(Woke(self.now_s))
+        self.now_s = max(self.now_s, self.now_s - by_s)
+
     @rule()
     def drain_now_and_then(self) -> None:
         if len(self.sent) > 25:
@@ -245,16 +269,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert msgspec.json.encode(again.handle(event)) == msgspec.json.encode(commands)
 
 
-class ScopeJobMachine(SchedulerMachine):
-    scope = "job"
+def case_of(policy: str, scope: str) -> type:
+    """Return the test case of a policy and scope."""
+    machine = type(f"{policy}-{scope}", (SchedulerMachine,), {"scope": scope, "policy": policy})
+    case: Any = machine.TestCase  # type: ignore[attr-defined]
+    thorough = policy == "poise"
+    case.settings = settings(
+        max_examples=60 if thorough else 15, stateful_step_count=40 if thorough else 30, deadline=None
+    )
+    return case
 
 
-class EdfMachine(SchedulerMachine):
-    policy = "edf"
-
-
-TestScopeClass = SchedulerMachine.TestCase
-TestScopeJob = ScopeJobMachine.TestCase
-TestEdf = EdfMachine.TestCase
-for case in (TestScopeClass, TestScopeJob, TestEdf):
-    case.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+for name in POLICIES:
+    for kept in ("class", "job"):
+        title = "Test" + "".join(part.capitalize() for part in (*name.split("-"), "scope", kept))
+        globals()[title] = case_of(name, kept)

@@ -19,8 +19,9 @@ from poise.scheduling.queue import DeadlineQueue, Waiting
 from poise.scheduling.view import WorkerState
 
 TOLERANCE = 1e-9
-WORTH_MORE = 1.25
-"""A job takes the place of others if it is worth so many times as much for the time it needs."""
+WORTH_MORE, WORTH_MUCH_MORE = 1.05, 1.25
+"""A job takes the place of others if it is worth so many times as much for the time it needs: of jobs of less
+weight, of any."""
 MOST_DISPLACED = 16
 DEFAULT_PRIORITY = 2
 LOWEST_PRIORITY = 8
@@ -224,17 +225,38 @@ def _to_displace(
 ) -> list[Waiting] | None:
     """Return waiting jobs, worth no more than a newcomer together, without which it fits; None if there are none.
 
-    Jobs go that are worth least for the time they need, of those that stand before the first deadline that fails.
+    First those of less weight, which then also bear the time kept free before deadlines; then any that need more time.
     """
-    if not len(queue):
+    if not len(queue) or not _has_room(entry.job.deadline_s, entry, 0.0, 0, now_s, workers, costs):
         return None
-    worth = queue.weights / np.maximum(queue.work_s, 1e-12)
-    worth[queue.weights == 0.0] = np.inf
-    limit = entry.weight / max(entry.work_s, 1e-12) / WORTH_MORE
-    if float(worth.min()) > limit or not _has_room(
-        entry.job.deadline_s, entry, 0.0, 0, now_s, workers, costs
-    ):
-        return None
+    weights = queue.weights
+    worth = weights / np.maximum(queue.work_s, 1e-12)
+    worth[weights == 0.0] = np.inf
+    lighter = np.where(weights < entry.weight * (1 - TOLERANCE), worth, np.inf)
+    own = entry.weight / max(entry.work_s, 1e-12)
+    for candidates, times, margin in ((lighter, WORTH_MORE, False), (worth, WORTH_MUCH_MORE, True)):
+        if float(candidates.min()) <= own / times:
+            found = _make_room(entry, candidates, own / times, margin, now_s, queue, workers, costs)
+            if found is not None:
+                return found
+    return None
+
+
+def _make_room(
+    entry: Waiting,
+    worth: _Floats,
+    limit: float,
+    margin: bool,
+    now_s: float,
+    queue: DeadlineQueue,
+    workers: Sequence[WorkerState],
+    costs: LeastCosts,
+) -> list[Waiting] | None:
+    """Return jobs worth at most ``limit`` for their time without which a newcomer fits; None if that is not enough.
+
+    The least worth go first, of those that stand before the first deadline that fails. Shapes: ``worth`` has one
+    entry for each waiting job.
+    """
     at = queue.position(entry.job)
     room_s = _room_s(queue.deadlines_s, now_s, workers) - queue.tails_s
     work_s = queue.work_s.copy()
@@ -244,7 +266,7 @@ def _to_displace(
     while len(chosen) < MOST_DISPLACED:
         done_s = np.cumsum(work_s)
         ahead_s = float(done_s[at - 1]) if at else 0.0
-        ahead = max(0, queue.items * at // len(queue) - len(chosen))
+        ahead = max(0, queue.items * at // len(queue) - len(chosen)) if margin else 0
         fails = np.flatnonzero(held_before[at:] & (done_s[at:] + entry.work_s > room_s[at:]))
         if not _has_room(entry.job.deadline_s, entry, ahead_s, ahead, now_s, workers, costs):
             until = at

@@ -99,7 +99,7 @@ def uniform_demand(
     demand.need = terms.floor * items
     if view.scope == "class":
         if terms.ordinary:
-            _spend(demand, view.credit(terms.slo_class) + reserved, plans)
+            _spend(demand, _usable(view, terms.slo_class, reserved), plans)
     else:
         admissible = demand.allowed & plans.allowed(terms.available, terms.floor)
         if admissible:
@@ -127,7 +127,7 @@ def demands_of(
         need = items * entry.floor
         key: object = job.slo_class
         if ignore_soft and entry.terms.soft:
-            key, need = "soft", 0.0
+            key, need = None, 0.0
         elif by_class:
             if entry.own_terms:
                 key = (job.slo_class, entry.floor)
@@ -155,14 +155,22 @@ def _spend_credit(
     taken: Sequence[tuple[Waiting, int]],
     groups: Mapping[tuple[object, int], Demand],
 ) -> None:
-    credit: dict[object, float] = {name: view.credit(name) for name in view.balances}
+    reserved = dict.fromkeys(view.balances, 0.0)
     if view.queue.reserved:
         for entry, _ in taken:
-            if entry.reserved:
-                credit[entry.job.slo_class] += entry.reserved
+            reserved[entry.job.slo_class] += entry.reserved
+    credit: dict[object, float] = {name: _usable(view, name, kept) for name, kept in reserved.items()}
     for (name, _), demand in groups.items():
         if name in credit:
             credit[name] -= _spend(demand, credit[name], plans)
+
+
+def _usable(view: DispatchView, slo_class: str, reserved: float) -> float:
+    """Return the credit that a batch may spend: what no job keeps, and what is ``reserved`` for its own jobs.
+
+    Never more than there is: what was reserved may have been owed since, to a gain that did not come.
+    """
+    return min(view.balances[slo_class].credit, view.credit(slo_class) + reserved)
 
 
 def _spend(demand: Demand, credit: float, plans: VariantPlans) -> float:

@@ -43,6 +43,12 @@ def check_invariants(scheduler: Scheduler) -> None:
         "the queue adds up its work",
         f"{queue.total_work_s} s",
     )
+    for name in scheduler.balances:
+        kept = sum(entry.reserved for entry in queue.entries if entry.job.slo_class == name)
+        held = queue.reserved.get(name, 0.0)
+        _require(
+            abs(held - kept) <= 1e-6, "reserved credit is what waiting jobs keep", name, f"{held}, {kept}"
+        )
     running: dict[int, int] = {}
     for batch_id, batch in scheduler.batches.items():
         holders = [worker for worker in scheduler.workers.values() if worker.batch_id == batch_id]
@@ -64,7 +70,8 @@ def check_invariants(scheduler: Scheduler) -> None:
                 repr(entry.job),
             )
             _require(entry.queued == (entry.waiting_items > 0), "waiting items are queued", repr(entry.job))
-        else:
+        _require(entry.queued or not entry.reserved, "only waiting jobs keep credit", repr(entry.job))
+        if entry.doomed is not None:
             _require(entry.running > 0, "a refused job is kept only for items in flight", repr(entry.job))
     for name, balance in scheduler.balances.items():
         _require(balance.credit <= balance.cap + 1e-9, "a balance is within its cap", name)

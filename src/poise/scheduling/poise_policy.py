@@ -41,6 +41,8 @@ WORTH_BUYING = 1.6
 """Accuracy is bought for a class's balance where it costs at most so many times what it does in large batches."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
+HARMLESS = 1.5
+"""The score of a batch beyond its share that costs nobody a deadline and blocks no urgent job."""
 
 
 class Poise(Policy):
@@ -162,7 +164,7 @@ class _Search:
                     continue
                 if best is None or found.score > best.score:
                     best, worse = found, 0
-                elif found.score[0] <= best.score[0]:
+                elif HARMLESS <= best.score[0] >= found.score[0]:
                     worse += 1
                 if found.unbound or worse == GIVEN_UP_AFTER:
                     break  # smaller batches have less time for each item, and share less
