@@ -24,6 +24,7 @@ import pytest
 from poise.scheduling.commands import Answer, Refuse
 from poise.scheduling.events import JobArrived
 from poise.scheduling.log import LogHeader, decode_log
+from poise.scheduling.policies import POLICIES
 from poise.simulation.replay import replay
 
 TINY = Path(__file__).parent.parent / "data" / "tiny"
@@ -156,3 +157,24 @@ def test_another_policy_does_not_replay_it(recorded):
             header, policy="edf" if header.policy == "poise" else "poise"
         )
         assert not replay(other, entries).same
+
+
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"poise", "edf"}))
+def test_a_short_live_run_of_every_other_policy_replays(policy, tmp_path):
+    service, log = tmp_path / "tiny", tmp_path / "log.jsonl"
+    shutil.copytree(TINY, service)
+    with (
+        serving(service, "--record", str(log), "--policy", policy) as live,
+        concurrent.futures.ThreadPoolExecutor(8) as clients,
+    ):
+        statuses = list(clients.map(live.infer, requests(40, seed=4)))
+        live.process.send_signal(signal.SIGTERM)
+        assert live.process.wait(60) == 0
+    assert 200 in statuses
+    assert set(statuses) <= {200, 400, 503, 504}
+    with log.open("rb") as lines:
+        header, entries = decode_log(lines, log.name)
+        report = replay(header, entries)
+    assert header.policy == policy
+    assert report.differing == ()
+    assert report.events > 40

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import msgspec
 import pytest
+from tests.runtimes.lengths import LENGTHS, copy_lengths
 
+from poise.domain.profile import LatencyPoint, Profile
+from poise.domain.service import Variant
 from poise.errors import ConfigError
-from poise.files import ServiceFolder, open_service, open_workload
+from poise.files import ServiceFolder, check_profile_matches, open_service, open_workload
 
 
 def refusal(call, *arguments) -> str:
@@ -83,6 +87,62 @@ def test_the_profile_of_something_else(tiny, change, words):
     text = refusal(tiny.load_profile)
     assert text.startswith("profile.json: ")
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("variant", "stage", "change", "words"),
+    [
+        (
+            0,
+            0,
+            lambda points: [p for p in points if p["bucket"] != 8],
+            "stage 'speech' of variant 'late' was measured at buckets 4, 16, expected buckets 4, 8, 16: profile again",
+        ),
+        (
+            1,
+            1,
+            lambda points: [{**p, "bucket": None} for p in points if p["bucket"] == 16],
+            "stage 'speech+word' of variant 'whole' was measured at buckets none, expected buckets 4, 8, 16: profile",
+        ),
+        (
+            0,
+            2,
+            lambda points: [{**p, "bucket": 4} for p in points],
+            "stage 'head' of variant 'late' was measured at buckets 4, expected buckets none: profile again",
+        ),
+    ],
+)
+def test_a_stage_measured_at_other_buckets_is_refused(tmp_path, variant, stage, change, words):
+    folder = copy_lengths(tmp_path / "lengths")
+
+    def alter(tree):
+        measured = tree["variants"][variant]["stages"][stage]
+        measured["latency"] = change(measured["latency"])
+
+    folder.load_profile()
+    changed_profile(folder, alter)
+    assert f"variants.stages.latency.bucket: {words}" in refusal(folder.load_profile)
+
+
+def test_an_emulated_stage_may_be_of_any_length_and_not_of_other_buckets() -> None:
+    folder = open_service(LENGTHS)
+    emulated = {name: Variant(runtime="emulated") for name in folder.service.variants}
+    service = msgspec.structs.replace(folder.service, variants=emulated)
+    profile = folder.load_profile()
+    late = profile.variants[0]
+
+    def with_points(points: Iterable[LatencyPoint]) -> Profile:
+        speech = msgspec.structs.replace(late.stages[0], name="trunk", latency=tuple(points))
+        variant = msgspec.structs.replace(late, stages=(speech, *late.stages[1:]))
+        return msgspec.structs.replace(profile, variants=(variant, *profile.variants[1:]))
+
+    points = late.stages[0].latency
+    check_profile_matches(service, with_points(points), "profile.json")
+    any_length = [msgspec.structs.replace(p, bucket=None) for p in points if p.bucket == 16]
+    check_profile_matches(service, with_points(any_length), "profile.json")
+    other = [p for p in points if p.bucket != 8]
+    words = refusal(check_profile_matches, service, with_points(other), "profile.json")
+    assert "stage 'trunk' of variant 'late' was measured at buckets 4, 16" in words
 
 
 def test_a_file_that_has_changed_makes_the_profile_stale(tiny):

@@ -114,7 +114,8 @@ def test_what_is_longer_than_every_bucket_is_refused(server):
     request = {"inputs": [{"name": "frames", "datatype": "FP32", "shape": [1, 17, 2], "data": frames}]}
     status, answer = server.post(request)
     assert status == http.HTTPStatus.BAD_REQUEST
-    assert "input 'frames': got shape [1, 17, 2], expected [n, 1..16" in answer["error"]
+    expected = "expected [n, 1..16, 2] (padded to buckets 4, 8, 16) with"
+    assert f"input 'frames': got shape [1, 17, 2], {expected}" in answer["error"]
 
 
 def test_code_that_raises_fails_its_batch_and_no_more(tmp_path):

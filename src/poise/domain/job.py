@@ -11,7 +11,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One client request: *n* items, one deadline, one accuracy floor.
 
     Units: times are absolute seconds on the clock that stamps events. ``available`` is the mask of the
-    modalities whose inputs the request carries. ``priority`` follows the protocol: 0 is the default.
+    modalities whose inputs the request carries. ``priority`` follows the protocol: 0 is the default. ``bucket``
+    is the rung of the longest bucket that its inputs need; 0 where the service has none.
     """
 
     id: int
@@ -22,6 +23,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy_floor: float
     available: int
     priority: int = 0
+    bucket: int = 0
 
 
 class RefusalReason(StrEnum):

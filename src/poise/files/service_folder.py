@@ -9,7 +9,7 @@ import msgspec
 
 from poise.domain.decoding import decode_json, decode_yaml
 from poise.domain.modalities import label_of
-from poise.domain.profile import Profile
+from poise.domain.profile import Profile, StageProfile
 from poise.domain.service import Service, Variant
 from poise.domain.workload import Workload
 from poise.errors import ConfigError
@@ -139,7 +139,8 @@ def check_profile_matches(service: Service, profile: Profile, source: str) -> No
     """Hold a profile against a service.
 
     Raises:
-        ConfigError: another service's, a variant without a profile, or an unknown modality.
+        ConfigError: another service's, a variant without a profile, an unknown modality, or a stage with other
+            buckets than its inputs have.
     """
     if profile.service != service.service:
         raise ConfigError(
@@ -168,6 +169,7 @@ def check_profile_matches(service: Service, profile: Profile, source: str) -> No
                     field="variants.stages.modality_sets",
                     expected=f"modalities of {sorted(known)}",
                 )
+            _check_buckets(service, name, stage, source)
         for mode in measured.modes:
             if not set(mode.modalities) <= known:
                 raise ConfigError(
@@ -186,6 +188,32 @@ def check_profile_matches(service: Service, profile: Profile, source: str) -> No
                 field="variants.modes",
                 expected="every modality set: profile again",
             )
+
+
+def _check_buckets(service: Service, variant: str, stage: StageProfile, source: str) -> None:
+    """Hold a stage's buckets against those of the inputs that it takes, which its name says.
+
+    A stage of an emulated variant may have none, and takes all inputs where it has another name than modalities.
+
+    Raises:
+        ConfigError: it was measured at others.
+    """
+    emulated = service.variants[variant].runtime == "emulated"
+    names = stage.name.split("+")
+    if set(names) <= set(service.modalities):
+        declared = service.buckets_of(names)
+    else:
+        declared = service.buckets_of(service.modalities) if emulated else ()
+    measured = stage.buckets
+    if measured == declared or (emulated and not measured):
+        return
+    there, here = (", ".join(map(str, buckets)) or "none" for buckets in (measured, declared))
+    raise ConfigError(
+        f"stage {stage.name!r} of variant {variant!r} was measured at buckets {there}",
+        file=source,
+        field="variants.stages.latency.bucket",
+        expected=f"buckets {here}: profile again",
+    )
 
 
 def declared_sets(service: Service, variant: Variant) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from poise.domain.modalities import ModalityIndex
-from poise.domain.profile import LatencyStatistic, VariantProfile, latency_table
+from poise.domain.profile import LatencyStatistic, StageProfile, VariantProfile, latency_table, points_at
 from poise.domain.service import Device
 
 
@@ -55,15 +55,17 @@ def latency_model(
     accuracy: dict[int, float] | None = None,
     device: Device = "cpu",
     without: str | None = None,
+    rung: int | None = None,
 ) -> LatencyModel:
     """Build the model of a variant from its profile, leaving out the stage named ``without``.
 
+    Stages with buckets take the curve of a ``rung``, the position of one of their buckets; None is the longest.
     ``accuracy`` replaces the measured means by mask, where a promise is held against bounds. The largest batch
-    is the smaller of ``max_batch`` and the largest that every stage was measured at: a larger job is split, and
-    a batch that only some modality sets could take would leave the others' items waiting.
+    is the smaller of ``max_batch`` and the largest that every stage was measured at, at each of its buckets: a
+    larger job is split, and a batch that only some modality sets could take would leave the others' items waiting.
 
     Raises:
-        ValueError: a stage has no latency at these threads on this device.
+        ValueError: a stage has no latency at these threads on this device, or none at this rung.
     """
     measured = {index.mask(mode.modalities): mode.accuracy for mode in profile.modes}
     sets = tuple(sorted(measured))
@@ -75,14 +77,28 @@ def latency_model(
         uses = tuple(mask in masks for mask in sets)
         if not any(uses) or stage.name == without:
             continue
-        table = latency_table(stage.latency, statistic, threads=threads, device=device)
-        limit = min(limit, len(table) - 1)
+        bucket = bucket_at(stage, rung)
+        table = latency_table(stage.latency, statistic, threads=threads, device=device, bucket=bucket)
+        limit = min(limit, _largest_batch(stage, threads, device))
         known = merged.get(uses)
         merged[uses] = list(table) if known is None else [a + b for a, b in zip(known, table, strict=False)]
     groups = tuple(StageGroup(uses=uses, table=tuple(table[: limit + 1])) for uses, table in merged.items())
     return LatencyModel(
         sets=sets, accuracy=tuple(values[mask] for mask in sets), groups=groups, max_batch=limit
     )
+
+
+def bucket_at(stage: StageProfile, rung: int | None) -> int | None:
+    """Return the bucket of a stage at a rung; its longest beyond the last, None where it has none or for rung None."""
+    buckets = stage.buckets
+    return None if rung is None or not buckets else buckets[min(rung, len(buckets) - 1)]
+
+
+def _largest_batch(stage: StageProfile, threads: int, device: Device) -> int:
+    """Return the largest batch that a stage was measured at, at each of the buckets it has there."""
+    here = tuple(point for point in stage.latency if point.threads == threads and point.device == device)
+    buckets = {point.bucket for point in here}
+    return min(max(point.batch for point in points_at(here, bucket)) for bucket in buckets)
 
 
 def restrict(model: LatencyModel, allowed: Sequence[int]) -> LatencyModel:

@@ -39,7 +39,8 @@ class FrontierStore(Protocol):
 class VariantPlans:
     """The frontiers of one variant on one kind of worker, by which modality sets are allowed.
 
-    ``allowed`` keys are bit masks over positions of ``model.sets``.
+    ``allowed`` keys are bit masks over positions of ``model.sets``. Where stages have buckets these are the plans of
+    the longest; ``at`` gives those of another rung, which differ in latency only.
     """
 
     def __init__(
@@ -50,8 +51,11 @@ class VariantPlans:
         median: LatencyModel,
         median_stages: LatencyModel,
         expected: tuple[float, ...],
+        shorter: tuple[VariantPlans, ...] = (),
     ) -> None:
         self.name = name
+        self.shorter = shorter
+        """The plans of each rung below the longest; none where no stage has more than one bucket."""
         self.model = model
         self.median = median
         """The same at the profile's medians; ``median_stages`` is that without the way to a worker."""
@@ -72,6 +76,11 @@ class VariantPlans:
         self._frontiers: dict[int, list[Frontier | None]] = {}
         self._allowed: dict[tuple[int, int], int] = {}
         self._sorted_accuracy = sorted(model.accuracy)
+
+    def at(self, rung: int) -> VariantPlans:
+        """Return the plans of batches whose longest item needs a rung: these, where there are no shorter ones."""
+        shorter = self.shorter
+        return shorter[rung] if rung < len(shorter) else self
 
     def allowed(self, available: int, least_accuracy: float = 0.0) -> int:
         """Return the key of the sets within the available modalities with at least some accuracy each."""
@@ -160,6 +169,28 @@ class ServiceModel:
         return found
 
     def _build(self, variant: str, threads: int, device: Device) -> VariantPlans:
+        longest = max(len(stage.buckets) for stage in self.profile.variant(variant).stages)
+        try:
+            shorter = tuple(
+                self._plans_at(variant, threads, device, rung=rung) for rung in range(longest - 1)
+            )
+            return self._plans_at(variant, threads, device, shorter=shorter)
+        except ValueError as error:
+            raise ConfigError(
+                f"variant {variant!r} with {threads} threads on {device}: {error}",
+                file=self.service.profile,
+                field="variants.stages",
+            ) from None
+
+    def _plans_at(
+        self,
+        variant: str,
+        threads: int,
+        device: Device,
+        *,
+        rung: int | None = None,
+        shorter: tuple[VariantPlans, ...] = (),
+    ) -> VariantPlans:
         settings = self.service.scheduler
         measured = self.profile.variant(variant)
         modes = sum(len(v.modes) for v in self.profile.variants)
@@ -180,24 +211,20 @@ class ServiceModel:
                 accuracy=promised,
                 device=device,
                 without=without,
+                rung=rung,
             )
 
-        try:
-            planned = model(settings.latency)
-            plans = VariantPlans(
-                variant,
-                planned,
-                median=model("p50"),
-                median_stages=model("p50", WAY_STAGE),
-                expected=tuple(expected[m] for m in planned.sets),
-            )
-            plans.adopt(self._tables(f"{variant}/{threads}/{device}", plans))
-        except ValueError as error:
-            raise ConfigError(
-                f"variant {variant!r} with {threads} threads on {device}: {error}",
-                file=self.service.profile,
-                field="variants.stages",
-            ) from None
+        planned = model(settings.latency)
+        plans = VariantPlans(
+            variant,
+            planned,
+            median=model("p50"),
+            median_stages=model("p50", WAY_STAGE),
+            expected=tuple(expected[m] for m in planned.sets),
+            shorter=shorter,
+        )
+        name = f"{variant}/{threads}/{device}"
+        plans.adopt(self._tables(name if rung is None else f"{name}/{rung}", plans))
         return plans
 
     def _tables(self, name: str, plans: VariantPlans) -> Tables:

@@ -99,10 +99,10 @@ class Admission:
                     )
                 deficit = 0.0
         planned_floor = min(floor, reachable)
-        entry = self._entry(job, planned_floor, queue, costs, soft=soft, deficit=deficit)
+        entry = self._entry(job, planned_floor, queue, costs.at(job.bucket), soft=soft, deficit=deficit)
         displaced: Sequence[Waiting] = ()
         if self._by_deadline and not _in_time(entry, now_s, queue, workers, costs):
-            found = _to_displace(entry, now_s, queue, workers, costs)
+            found = _to_displace(entry, now_s, queue, workers)
             if found is None:
                 return Refuse(
                     job.id,
@@ -128,34 +128,19 @@ class Admission:
         a job is reckoned at its cheapest mode, and what that spends is reserved for it.
         """
         slo_class = self._classes[job.slo_class]
-
-        def terms_at(least: float) -> Terms:
-            return costs.terms(
-                job.slo_class,
-                least,
-                job.available,
-                soft=soft,
-                each=not self._by_class and job.items == 1,
-                class_floor=slo_class.accuracy_floor,
-                slo_s=self._deadlines[job.slo_class].coarse_s,
-            )
-
-        terms = cost = terms_at(floor)
+        by_class = self._by_class
+        class_floor, slo_s = slo_class.accuracy_floor, self._deadlines[job.slo_class].coarse_s
+        each = not by_class and job.items == 1
+        terms = cost = costs.terms(job.slo_class, floor, job.available, soft, each, class_floor, slo_s)
         reserved = 0.0
-        if self._by_class and terms.ordinary and not soft and not deficit:
+        if by_class and terms.ordinary and not soft and not deficit:
             spent = (floor - costs.lowest_accuracy(job.available)) * job.items
             free = self._balances[job.slo_class].credit - queue.reserved.get(job.slo_class, 0.0)
             if 0.0 < spent <= free:
-                reserved, cost = spent, terms_at(0.0)
-        return Waiting(
-            job,
-            terms,
-            cost,
-            floor,
-            job.items,
-            weight_of(slo_class.weight, job.priority),
-            reserved,
-        )
+                reserved = spent
+                cost = costs.terms(job.slo_class, 0.0, job.available, soft, each, class_floor, slo_s)
+        weight = slo_class.weight if job.priority == 0 else weight_of(slo_class.weight, job.priority)
+        return Waiting(job, terms, cost, floor, job.items, weight, reserved)
 
 
 def _in_time(
@@ -169,7 +154,9 @@ def _in_time(
     else:
         ahead_s, ahead = float(queue.work_s[:at].sum()), queue.items * at // size
     first_s = queue.entries[0].job.deadline_s if at else job.deadline_s
-    if not _has_room(job.deadline_s, entry, ahead_s, ahead, now_s, workers, costs, first_s):
+    if not _has_room(
+        job.deadline_s, entry, ahead_s, ahead, now_s, workers, first_s, costs.beside(entry, queue.entries, at)
+    ):
         return False
     if at == size:
         return True
@@ -186,16 +173,19 @@ def _has_room(
     ahead: int,
     now_s: float,
     workers: Sequence[WorkerState],
-    costs: LeastCosts,
     first_s: float = -inf,
+    beside: Terms | None = None,
 ) -> bool:
     """Whether a job fits behind ``ahead`` items that need ``ahead_s``: its work, and its own last batch.
+
+    That batch is reckoned on the terms ``beside``, where longer items may share it; else on the job's own.
 
     Where all of them fit into one batch by ``first_s``, the first one's deadline, that is enough.
     """
     items = entry.job.items
-    last_s = costs.last_batch_s(entry.cost, items, ahead)
-    shared_s = costs.shared_s(entry.cost, items + ahead)
+    cost = beside or entry.cost
+    last_s = cost.last_batch_s(items, ahead)
+    shared_s = cost.shared_s(items + ahead)
     capacity = room_s = 0.0
     done_s = together_s = inf
     for worker in workers:
@@ -221,13 +211,13 @@ def _room_s(deadlines_s: _Floats, now_s: float, workers: Sequence[WorkerState]) 
 
 
 def _to_displace(
-    entry: Waiting, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState], costs: LeastCosts
+    entry: Waiting, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState]
 ) -> list[Waiting] | None:
     """Return waiting jobs, worth no more than a newcomer together, without which it fits; None if there are none.
 
     First those of less weight, which then also bear the time kept free before deadlines; then any that need more time.
     """
-    if not len(queue) or not _has_room(entry.job.deadline_s, entry, 0.0, 0, now_s, workers, costs):
+    if not len(queue) or not _has_room(entry.job.deadline_s, entry, 0.0, 0, now_s, workers):
         return None
     weights = queue.weights
     worth = weights / np.maximum(queue.work_s, 1e-12)
@@ -236,7 +226,7 @@ def _to_displace(
     own = entry.weight / max(entry.work_s, 1e-12)
     for candidates, times, margin in ((lighter, WORTH_MORE, False), (worth, WORTH_MUCH_MORE, True)):
         if float(candidates.min()) <= own / times:
-            found = _make_room(entry, candidates, own / times, margin, now_s, queue, workers, costs)
+            found = _make_room(entry, candidates, own / times, margin, now_s, queue, workers)
             if found is not None:
                 return found
     return None
@@ -250,7 +240,6 @@ def _make_room(
     now_s: float,
     queue: DeadlineQueue,
     workers: Sequence[WorkerState],
-    costs: LeastCosts,
 ) -> list[Waiting] | None:
     """Return jobs worth at most ``limit`` for their time without which a newcomer fits; None if that is not enough.
 
@@ -268,7 +257,7 @@ def _make_room(
         ahead_s = float(done_s[at - 1]) if at else 0.0
         ahead = max(0, queue.items * at // len(queue) - len(chosen)) if margin else 0
         fails = np.flatnonzero(held_before[at:] & (done_s[at:] + entry.work_s > room_s[at:]))
-        if not _has_room(entry.job.deadline_s, entry, ahead_s, ahead, now_s, workers, costs):
+        if not _has_room(entry.job.deadline_s, entry, ahead_s, ahead, now_s, workers):
             until = at
         elif len(fails):
             until = at + int(fails[0]) + 1

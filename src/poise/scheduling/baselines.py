@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poise.planning.service_model import FLOOR_TOLERANCE, VariantPlans
-from poise.scheduling.batches import FINE_SHARES, Taken, shares_of, time_to_first_deadline
+from poise.scheduling.batches import FINE_SHARES, Taken, plans_for, shares_of, time_to_first_deadline
 from poise.scheduling.composition import Composition, compose, demands_of
 from poise.scheduling.ladders import Resident
 from poise.scheduling.queue import Waiting
@@ -50,13 +50,13 @@ class Edf(Policy):
         counts = [0] * len(plans.model.sets)
         for _, items, at in taken:
             counts[at] += items
-        latency_s = _latency_s(plans, counts)
+        latency_s = _latency_s(_plans_of(plans, taken), counts)
         if self.admits:
             limits_s = _least_so_far(view, taken)
             while taken and latency_s > limits_s[len(taken) - 1]:
                 _, items, at = taken.pop()
                 counts[at] -= items
-                latency_s = _latency_s(plans, counts)
+                latency_s = _latency_s(_plans_of(plans, taken), counts) if taken else 0.0
         if not taken:
             return None
         sets, accuracy = plans.model.sets, plans.model.accuracy
@@ -166,13 +166,14 @@ class Cheapest(_Planned):
             longest = _whole_jobs(view, plans)
             for size in range(len(longest), 0, -1):
                 jobs = longest[:size]
-                demands = demands_of(view, plans, jobs, self.reach, ignore_soft=ignore_soft)
-                planned = compose(plans, demands, 0.0)
+                here = plans_for(plans, jobs)
+                demands = demands_of(view, here, jobs, self.reach, ignore_soft=ignore_soft)
+                planned = compose(here, demands, 0.0)
                 if planned is None or planned.latency_s > time_s:
                     continue
                 each_s = planned.latency_s / sum(items for _, items in jobs)
                 if best is None or each_s < best[0]:
-                    best = (each_s, _choice(plans, planned, ignore_soft))
+                    best = (each_s, _choice(here, planned, ignore_soft))
                 break
         return None if best is None else best[1]
 
@@ -213,15 +214,16 @@ class SlackFit(_Planned):
         for plans in view.worker.plans:
             longest = _whole_jobs(view, plans)
             for size in {max(1, round(len(longest) * share)): None for share in (*FINE_SHARES, 0.0)}:
-                demands = demands_of(view, plans, longest[:size], self.reach, ignore_soft=ignore_soft)
-                planned = compose(plans, demands, limit_s)
+                here = plans_for(plans, longest[:size])
+                demands = demands_of(view, here, longest[:size], self.reach, ignore_soft=ignore_soft)
+                planned = compose(here, demands, limit_s)
                 if planned is None or planned.latency_s > limit_s:
                     continue
                 beyond_s = planned.latency_s - least_s
                 bucket = min(BUCKETS - 1, int(beyond_s / width_s)) if width_s > 0 else 0
                 score = (bucket, planned.accuracy_sum)
                 if best is None or score > best:
-                    best, found = score, _choice(plans, planned, ignore_soft)
+                    best, found = score, _choice(here, planned, ignore_soft)
         return found
 
     def _range(self, view: DispatchView) -> tuple[float, float]:
@@ -233,9 +235,10 @@ class SlackFit(_Planned):
             for plans in resident:
                 everything = plans.allowed(view.model.index.all)
                 for items in range(1, plans.model.max_batch + 1):
-                    frontier = plans.frontier(everything, items)
-                    if frontier is not None and len(frontier):
-                        latencies_s += (frontier.latency_s[0], frontier.latency_s[-1])
+                    for here in {plans.at(0): None, plans: None}:  # the shortest bucket, and the longest
+                        frontier = here.frontier(everything, items)
+                        if frontier is not None and len(frontier):
+                            latencies_s += (frontier.latency_s[0], frontier.latency_s[-1])
             least_s, most_s = min(latencies_s, default=0.0), max(latencies_s, default=0.0)
             found = self._ranges[resident] = (least_s, (most_s - least_s) / BUCKETS)
         return found
@@ -249,6 +252,10 @@ def _latency_s(plans: VariantPlans, counts: list[int]) -> float:
         if frontier is not None and len(frontier):
             return frontier.latency_s[0]
     return plans.model.latency_s(counts)
+
+
+def _plans_of(plans: VariantPlans, taken: list[_Taken]) -> VariantPlans:
+    return plans.at(max([entry.job.bucket for entry, _, _ in taken])) if plans.shorter else plans
 
 
 def _whole_jobs(view: DispatchView, plans: VariantPlans) -> Taken:

@@ -83,6 +83,10 @@ class Prefixes:
             jobs.append((self._longest[cut.whole][0], cut.part))
         return jobs
 
+    def rung(self, cut: Cut) -> int:
+        """Return the longest rung of a candidate's jobs."""
+        return max([entry.job.bucket for entry, _ in self._longest[: cut.whole + (cut.part > 0)]])
+
     def reserved(self, cut: Cut) -> float:
         """Return the credit that is kept for a candidate's jobs."""
         return sum([entry.reserved for entry, _ in self._longest[: cut.whole + (cut.part > 0)]])
@@ -109,6 +113,13 @@ def shares_of(planned: Composition, dropped: VariantPlans | None = None) -> tupl
         reached = sum(dropped.model.accuracy[dropped.position[mask]] * count for mask, count in counts)
         found.append(Share(entry, counts, below_floor=reached < entry.floor * items - 1e-9))
     return tuple(found)
+
+
+def plans_for(plans: VariantPlans, taken: Taken) -> VariantPlans:
+    """Return a variant's plans at the longest rung of some jobs: what a batch of them takes."""
+    if not plans.shorter:
+        return plans
+    return plans.at(max([entry.job.bucket for entry, _ in taken]))
 
 
 def time_to_first_deadline(view: DispatchView) -> float:

@@ -102,6 +102,8 @@ class Calibration:
         stages_s = sum(measured_s.values()) if measured_s else max(0.0, run_s - way_s)
         if not (expected_s > 0 and 0 <= stages_s <= run_s < math.inf):
             return False
+        if any(time_s < 0 for time_s in measured_s.values()):
+            return False
         self._measured_s = now_s
         self._whole.add(stages_s, expected_s)
         self._extra_s.append(run_s - stages_s - way_s)

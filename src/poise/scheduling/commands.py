@@ -12,12 +12,16 @@ class _Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
 
 
 class BatchPart(msgspec.Struct, frozen=True, array_like=True):
-    """Consecutive items ``first_item .. first_item + items`` of one job, answered by one modality set."""
+    """Consecutive items ``first_item .. first_item + items`` of one job, answered by one modality set.
+
+    ``bucket`` is the job's rung.
+    """
 
     job_id: int
     first_item: int
     items: int
     modalities: int
+    bucket: int = 0
 
 
 class RunBatch(_Command, frozen=True, tag=True):

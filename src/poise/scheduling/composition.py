@@ -75,12 +75,12 @@ def alike(view: DispatchView, taken: Sequence[tuple[Waiting, int]]) -> int:
     count = 0
     if view.scope == "class":
         for entry, _ in taken:
-            if entry.terms is not terms:
+            if entry.terms is not terms and not terms.alike(entry.terms):
                 break
             count += 1
         return count
     for entry, _ in taken:
-        if entry.terms is not terms or entry.job.items != 1:
+        if (entry.terms is not terms and not terms.alike(entry.terms)) or entry.job.items != 1:
             break
         count += 1
     return count

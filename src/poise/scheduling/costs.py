@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from poise.planning.frontier import Frontier
 from poise.planning.service_model import VariantPlans
+
+if TYPE_CHECKING:
+    from poise.scheduling.queue import Waiting
 
 PRICE_STEP = 0.02
 FLOOR_STEPS = 1000
@@ -44,7 +48,8 @@ class Terms:
     """
 
     __slots__ = (
-        "_tails_s", "available", "each", "efficient_batch", "floor", "item_work_s", "ordinary", "slo_class", "soft",
+        "_batches_s", "_tails_s", "available", "each", "efficient_batch", "floor", "item_work_s", "ordinary",
+        "slo_class", "slo_s", "soft",
     )  # fmt: skip
 
     def __init__(
@@ -58,18 +63,55 @@ class Terms:
         each: bool,
         rate: tuple[float, int],
         batches_s: tuple[float, ...],
+        slo_s: float,
     ) -> None:
         self.slo_class = slo_class
+        self.slo_s = slo_s
         self.floor = floor
         self.available = available
         self.soft = soft
         self.ordinary = ordinary
         self.each = each
         self.item_work_s, self.efficient_batch = rate
+        self._batches_s = batches_s
         self._tails_s = tuple(
             max(0.0, batch_s - items * self.item_work_s) if batch_s < math.inf else 0.0
             for items, batch_s in enumerate(batches_s)
         )
+
+    def alike(self, other: Terms) -> bool:
+        """Whether items on other terms may be planned as if on these: they differ in rung at most."""
+        return (
+            self.slo_class == other.slo_class
+            and self.floor == other.floor
+            and self.available == other.available
+            and self.each == other.each
+        )
+
+    def latency_s(self, items: int) -> float:
+        """Return the least time of so many items alone; beyond the largest batch, whole batches in a row."""
+        batches_s = self._batches_s
+        if items < len(batches_s):
+            return batches_s[items]
+        if len(batches_s) < 2:
+            return math.inf
+        whole, rest = divmod(items, len(batches_s) - 1)
+        return whole * batches_s[-1] + batches_s[rest]
+
+    def shared_s(self, items: int) -> float:
+        """Return the least time of one batch of so many items; infinite where none is as large."""
+        return self._batches_s[items] if items < len(self._batches_s) else math.inf
+
+    def last_batch_s(self, items: int, ahead: int) -> float:
+        """Return the time to allow for the batch that ends a job, with ``ahead`` items waiting before it.
+
+        A job is done when its whole batch is. Behind a queue, batches are efficient ones, so that much is kept
+        free before its deadline: else it would force a small, dear batch on everyone behind it.
+        """
+        own_s = self.latency_s(items)
+        if not ahead:
+            return own_s
+        return max(own_s, LAST_BATCHES * self.latency_s(min(self.efficient_batch, ahead)))
 
     def tail_s(self, items: int) -> float:
         """Return what so many items cost beyond their work if they are batches of their own."""
@@ -83,11 +125,18 @@ class Terms:
 
 
 class LeastCosts:
-    """Cheapest admissible latencies under a policy, over the variants that live workers hold; cached."""
+    """Cheapest admissible latencies under a policy, over the variants that live workers hold; cached.
+
+    Where stages have buckets these are for the longest; ``at`` gives those for shorter items.
+    """
 
     def __init__(self, reach: Callable[[VariantPlans, int], int], plans: Iterable[VariantPlans]) -> None:
         self._reach = reach
         self._plans = tuple(plans)
+        self._shorter: dict[int, LeastCosts] = {}
+        self._rungs = max((len(p.shorter) for p in self._plans), default=0)
+        self.padded = self._rungs > 0
+        """Whether shorter items cost less than these."""
         self.largest_batch = max((p.model.max_batch for p in self._plans), default=0)
         self._highest: dict[int, float] = {}
         self._sustained: dict[tuple[int, int, int], tuple[float, int]] = {}
@@ -96,7 +145,30 @@ class LeastCosts:
         self._rate: dict[tuple[int, float, float, bool], tuple[float, int]] = {}
         self._price: dict[tuple[int, float], float] = {}
         self._batch: dict[tuple[int, float, int, bool], float] = {}
-        self._terms: dict[tuple[str, float, int, bool], Terms] = {}
+        self._terms: dict[tuple[str, float, int, bool, float], Terms] = {}
+
+    def at(self, rung: int) -> LeastCosts:
+        """Return the costs of items of a rung in batches of their own: these, where there are no shorter ones."""
+        if rung >= self._rungs:
+            return self
+        found = self._shorter.get(rung)
+        if found is None:
+            found = self._shorter[rung] = LeastCosts(self._reach, [p.at(rung) for p in self._plans])
+        return found
+
+    def beside(self, entry: Waiting, entries: Sequence[Waiting], at: int) -> Terms:
+        """Return a job's terms in a batch that it may share with the jobs waiting just before place ``at``."""
+        own, rung = entry.cost, entry.job.bucket
+        if rung >= self._rungs:
+            return own
+        neighbours = entries[max(0, at - self.largest_batch) : at]
+        longest = max([rung, *[other.job.bucket for other in neighbours]])
+        if longest == rung:
+            return own
+        class_floor = -math.inf if own.ordinary else math.inf
+        return self.at(longest).terms(
+            own.slo_class, own.floor, own.available, own.soft, own.each, class_floor, own.slo_s
+        )
 
     def highest_accuracy(self, available: int) -> float:
         """Return the highest accuracy the policy can reach with these modalities; -inf where it has no mode."""
@@ -125,14 +197,13 @@ class LeastCosts:
         slo_class: str,
         floor: float,
         available: int,
-        *,
         soft: bool,
         each: bool,
         class_floor: float,
         slo_s: float,
     ) -> Terms:
         """Return the terms of a job planned at a floor; ``soft``: its class prefers deadlines to floors."""
-        key = (slo_class, floor, available, each)
+        key = (slo_class, floor, available, each, slo_s)
         found = self._terms.get(key)
         if found is None:
             if len(self._terms) >= MOST_TERMS:
@@ -153,6 +224,7 @@ class LeastCosts:
                 each=each,
                 rate=rate,
                 batches_s=batches_s,
+                slo_s=slo_s,
             )
             self._terms[key] = found
         return found
@@ -247,25 +319,6 @@ class LeastCosts:
                 found = frontier.latency_s[point]
             self._worth[key] = found
         return found
-
-    def last_batch_s(self, terms: Terms, items: int, ahead: int) -> float:
-        """Return the time to allow for the batch that ends a job, with ``ahead`` items waiting before it.
-
-        A job is done when its whole batch is. Behind a queue, batches are efficient ones, so that much is kept
-        free before its deadline: else it would force a small, dear batch on everyone behind it.
-        """
-        floor = 0.0 if terms.soft else terms.floor
-        own_s = self.latency_s(terms.available, floor, items, each=terms.each)
-        if not ahead:
-            return own_s
-        batch = min(terms.efficient_batch, ahead)
-        return max(own_s, LAST_BATCHES * self.latency_s(terms.available, floor, batch, each=terms.each))
-
-    def shared_s(self, terms: Terms, items: int) -> float:
-        """Return the least time of one batch of so many items on such terms; infinite where none is as large."""
-        if items > self.largest_batch:
-            return math.inf
-        return self._cheapest_s(terms.available, 0.0 if terms.soft else terms.floor, items, terms.each)
 
     def latency_s(self, available: int, floor: float, items: int, *, each: bool = False) -> float:
         """Return the least time of that many items alone; beyond the largest batch, whole batches in a row.

@@ -96,7 +96,7 @@ class Jobwise(Policy):
     def _choice(self, worker: WorkerState, entry: Waiting, accuracy: float) -> Choice:
         """Return a job's next batch, at the cheapest point that reaches an accuracy."""
         items = min(entry.waiting_items, largest_batch(worker.plans))
-        ladder = self._ladders.ladder(worker.plans, entry.job.available, items)
+        ladder = self._ladders.ladder(worker.plans, entry.job.available, items, entry.job.bucket)
         at = ladder.at_least(accuracy)
         plans, frontier, place = ladder.picks[at]
         below = ladder.accuracy[at] < entry.floor - FLOOR_TOLERANCE
@@ -132,12 +132,12 @@ class Jobwise(Policy):
     def _planned(self, worker: WorkerState, entry: Waiting, *, opened: bool = False) -> Planned | None:
         """Return how a job's waiting items may be answered; None where nothing reaches the floor."""
         resident, job, items = worker.plans, entry.job, entry.waiting_items
-        steps = self._ladders.steps(resident, job.available, items, entry.floor)
+        steps = self._ladders.steps(resident, job.available, items, entry.floor, job.bucket)
         start = 0 if opened else steps.floor_at
         if start >= len(steps.accuracy):
             return None
         if steps.batches == 1:
-            ladder = self._ladders.ladder(resident, job.available, items)
+            ladder = self._ladders.ladder(resident, job.available, items, job.bucket)
             key = (ladder, start, steps.floor_at)
             points = self._points.get(key)
             if points is None:

@@ -90,25 +90,27 @@ class Ladders:
     """The ladders of a service, worked out as they are first used."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Resident, int, int], Ladder] = {}
+        self._found: dict[tuple[Resident, int, int, int], Ladder] = {}
 
-    def ladder(self, resident: Resident, available: int, items: int) -> Ladder:
-        """Return the ladder of so many items, at most the largest batch, with these modalities."""
-        key = (resident, available, items)
+    def ladder(self, resident: Resident, available: int, items: int, rung: int) -> Ladder:
+        """Return the ladder of so many items of a rung, at most the largest batch, with these modalities."""
+        key = (resident, available, items, rung)
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= MOST_LADDERS:
                 self._found.clear()
-            frontiers = ((plans, plans.frontier(plans.allowed(available), items)) for plans in resident)
+            there = [plans.at(rung) for plans in resident]
+            frontiers = ((plans, plans.frontier(plans.allowed(available), items)) for plans in there)
             found = self._found[key] = Ladder([(p, f) for p, f in frontiers if f is not None])
         return found
 
-    def steps(self, resident: Resident, available: int, items: int, floor: float) -> Steps:
-        """Return the steps of a job with so many waiting items: whole batches, then the rest."""
-        whole, rest = divmod(items, largest_batch(resident))
-        parts = [(whole, self.ladder(resident, available, largest_batch(resident)))] if whole else []
+    def steps(self, resident: Resident, available: int, items: int, floor: float, rung: int) -> Steps:
+        """Return the steps of a job of a rung with so many waiting items: whole batches, then the rest."""
+        largest = largest_batch(resident)
+        whole, rest = divmod(items, largest)
+        parts = [(whole, self.ladder(resident, available, largest, rung))] if whole else []
         if rest:
-            parts.append((1, self.ladder(resident, available, rest)))
+            parts.append((1, self.ladder(resident, available, rest, rung)))
         return Steps(parts, floor)
 
 

@@ -46,7 +46,7 @@ class Limits:
         view = self._view
         first = view.entries[0]
         floor = 0.0 if first.terms.soft else first.floor
-        least_s = view.costs.latency_s(first.job.available, floor, 1)
+        least_s = view.costs.at(first.job.bucket).latency_s(first.job.available, floor, 1)
         return max(CAP_OF_SLO * urgent_s, min(urgent_s - URGENT_BATCHES * least_s, self._dearest_s))
 
     def _share_horizons(self) -> None:
@@ -117,13 +117,15 @@ class Limits:
         """The part of the capacity within the horizon that belongs to so many items."""
         return self._per_item_s * items
 
-    def sustained_accuracy(self) -> float:
-        """The accuracy that keeps up with the arrivals, in batches as large as those that wait; -1: none does."""
+    def sustained_accuracy(self, rung: int = 0) -> float:
+        """The accuracy that keeps up with arrivals of a rung, in batches as large as those that wait; -1: none does."""
         view = self._view
         capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
         item_s = KEPT_UP * capacity / max(view.arrival_rate, 1e-9)
         batch_s = SUSTAINED_OF_SLO * view.shortest_slo_s / view.worker.calibration.factor
-        accuracy, batch = view.costs.sustained(view.entries[0].terms, item_s, min(batch_s, self.cap_s))
+        accuracy, batch = view.costs.at(rung).sustained(
+            view.entries[0].terms, item_s, min(batch_s, self.cap_s)
+        )
         return accuracy if view.queue.items <= batch * len(view.workers) else -1.0
 
     @property

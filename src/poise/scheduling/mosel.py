@@ -40,7 +40,7 @@ class JobPlan:
             self._items = entry.waiting_items
         found = self._steps.get(resident)
         if found is None:
-            found = ladders.steps(resident, entry.job.available, self._items, self.floor)
+            found = ladders.steps(resident, entry.job.available, self._items, self.floor, entry.job.bucket)
             self._steps[resident] = found
         return found
 
@@ -133,7 +133,7 @@ class Line:
                 left = 0
             else:
                 items = min(left, largest_batch(worker.plans))
-                ladder = self._ladders.ladder(worker.plans, entry.job.available, items)
+                ladder = self._ladders.ladder(worker.plans, entry.job.available, items, entry.job.bucket)
                 latency_s = ladder.latency_s[ladder.at_least(steps.accuracy[at])]
                 left -= items
             done_s = free_s + worker.calibration.real_s(latency_s)
@@ -185,7 +185,7 @@ class Mosel(Policy):
         if not len(steps):
             return None
         items = min(entry.waiting_items, largest_batch(worker.plans))
-        ladder = self._ladders.ladder(worker.plans, entry.job.available, items)
+        ladder = self._ladders.ladder(worker.plans, entry.job.available, items, entry.job.bucket)
         at = ladder.at_least(steps.accuracy[steps.at(plan_of(entry).target)])
         plans, frontier, point = ladder.picks[at]
         below = ladder.accuracy[at] < entry.floor - FLOOR_TOLERANCE

@@ -28,7 +28,7 @@ from poise.scheduling.limits import Limits
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import Choice, DispatchView, Policy
 
-EFFICIENT = 0.05
+EFFICIENT = 0.01
 """In overload, batches whose times for each item differ by less than this are equally good: the smaller is taken."""
 
 EARNING_OF_SLACK = 0.7
@@ -41,6 +41,8 @@ WORTH_BUYING = 1.6
 """Accuracy is bought for a class's balance where it costs at most so many times what it does in large batches."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
+SUSTAINED_TOLERANCE = 1e-6
+"""The accuracy that keeps up with the arrivals is rounded to this."""
 HARMLESS = 1.5
 """The score of a batch beyond its share that costs nobody a deadline and blocks no urgent job."""
 
@@ -117,9 +119,9 @@ class _Search:
         self._limits = limits
         self._prefixes: list[tuple[VariantPlans, Prefixes, int]] = []
         first = view.entries[0]
-        self._price_s = max(view.costs.accuracy_price_s(first.job.available, first.floor), 1e-9)
-        self._sustained = limits.sustained_accuracy()
-
+        self._price_s = max(
+            view.costs.at(first.job.bucket).accuracy_price_s(first.job.available, first.floor), 1e-9
+        )
         self._earning = self._earning_share(first)
         self._pressure = limits.pressure * self._stock(first)
         known: dict[int, tuple[Prefixes, int]] = {}
@@ -129,6 +131,8 @@ class _Search:
                 found = Prefixes(view, largest)
                 known[largest] = found, alike(view, found.longest)
             self._prefixes.append((plans, *known[largest]))
+        rung = max([entry.job.bucket for entry, _ in self.longest]) if view.costs.padded else 0
+        self._sustained = limits.sustained_accuracy(rung)
 
     @property
     def longest(self) -> Taken:
@@ -175,13 +179,19 @@ class _Search:
     ) -> _Candidate | None:
         view, limits, items = self._view, self._limits, cut.items
         first = view.entries[0]
+        rung = 0
+        if plans.shorter:
+            rung = prefixes.rung(cut)
+            plans = plans.at(rung)
         share_s = limits.share_s(items)
         affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
         if self._sustained >= 0:
             affordable_s = max(affordable_s, self._sustained_s(plans, items))
         hard_s = limits.hard_s(cut)
         if self._earning:
-            worth_s = view.costs.worth_s(plans, first.job.available, first.floor, items, WORTH_BUYING)
+            worth_s = view.costs.at(rung).worth_s(
+                plans, first.job.available, first.floor, items, WORTH_BUYING
+            )
             affordable_s = max(affordable_s, min(self._earning * hard_s, limits.cap_s, worth_s))
         budget_s = min(hard_s, affordable_s)
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
@@ -207,7 +217,7 @@ class _Search:
     def _sustained_s(self, plans: VariantPlans, items: int) -> float:
         """The time of so many items at the accuracy that keeps up with the arrivals, at most the cap."""
         frontier = plans.frontier(self._reach(plans, self._view.entries[0].job.available), items)
-        point = None if frontier is None else frontier.cheapest_at(self._sustained)
+        point = None if frontier is None else frontier.cheapest_at(self._sustained - SUSTAINED_TOLERANCE)
         if frontier is None or point is None:
             return 0.0
         return min(self._limits.cap_s, frontier.latency_s[point])

@@ -34,6 +34,15 @@ class RunningBatch:
             counts[position[part.modalities]] += part.items
         return counts
 
+    def rungs(self) -> list[int]:
+        """The longest rung of the items that each modality set answers, in the order of the model's sets."""
+        rungs = [0] * len(self.plans.model.sets)
+        position = self.plans.position
+        for part in self.parts:
+            at = position[part.modalities]
+            rungs[at] = max(rungs[at], part.bucket)
+        return rungs
+
     def add(self, entry: Waiting, counts: tuple[tuple[int, int], ...]) -> None:
         """Take some items of a job, split over modality sets."""
         accuracy, position = self.plans.model.accuracy, self.plans.position
@@ -44,7 +53,7 @@ class RunningBatch:
             entry.next_item = total
             promised = accuracy[position[mask]] * total
             self.entries.append(entry)
-            self.parts.append(BatchPart(entry.job.id, 0, total, mask))
+            self.parts.append(BatchPart(entry.job.id, 0, total, mask, entry.job.bucket))
         else:
             total = sum(items for _, items in counts)
             left = list(counts)
@@ -55,7 +64,7 @@ class RunningBatch:
                     used = min(most, first + items - start)
                     promised += accuracy[position[mask]] * used
                     self.entries.append(entry)
-                    self.parts.append(BatchPart(entry.job.id, start, used, mask))
+                    self.parts.append(BatchPart(entry.job.id, start, used, mask, entry.job.bucket))
                     start += used
                     left[0] = (mask, most - used)
                     if used == most:

@@ -255,7 +255,7 @@ class Scheduler:
         batch = self._finished(event.batch_id, event.worker_id, event)
         if self._calibrate:
             worker = self.workers[event.worker_id]
-            predicted_s, way_s = worker.stages[batch.plans.name].predicted(batch.counts())
+            predicted_s, way_s = worker.stages[batch.plans.name].predicted(batch.counts(), batch.rungs)
             if worker.calibration.observe(
                 now_s=self._now_s,
                 run_s=event.run_s,
@@ -269,8 +269,6 @@ class Scheduler:
             batch.settle_balances(self.balances)
         for entry in batch.complete():
             self._settle(entry)
-
-    # Dispatch
 
     @property
     def _expires(self) -> bool:
@@ -318,7 +316,8 @@ class Scheduler:
     def _hopeless(self, entry: Waiting, declined_by: set[int]) -> bool:
         """Whether no worker could answer a job in time even if it were given nothing else."""
         job = entry.job
-        least_s = self._pool.costs.latency_s(job.available, 0.0 if entry.terms.soft else entry.floor, 1)
+        costs = self._pool.costs.at(job.bucket)
+        least_s = costs.latency_s(job.available, 0.0 if entry.terms.soft else entry.floor, 1)
         return not any(
             (worker.batch_id is not None or worker.worker_id not in declined_by)
             and (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ from poise.domain.modalities import ModalityIndex
 from poise.domain.profile import WAY_STAGE, LatencyStatistic, VariantProfile, latency_table
 from poise.domain.service import Device
 from poise.planning.frontier import Frontier
-from poise.planning.latency_model import StageGroup
+from poise.planning.latency_model import StageGroup, bucket_at
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.calibration import Shape
 
@@ -21,12 +21,15 @@ MOST_SHAPES = 64
 
 
 class _Stage(msgspec.Struct, frozen=True):
-    """One stage. Shapes: ``uses[s]`` says whether modality set *s* uses it; both tables by items, in seconds."""
+    """One stage. Shapes: ``uses[s]`` says whether modality set *s* uses it; both tables by rung and items, in seconds.
+
+    The last rung is the longest; there is one where the variant has no buckets.
+    """
 
     name: str
     uses: tuple[bool, ...]
-    median_s: tuple[float, ...]
-    planned_s: tuple[float, ...]
+    median_s: tuple[tuple[float, ...], ...]
+    planned_s: tuple[tuple[float, ...], ...]
 
 
 class StagePlans:
@@ -46,31 +49,45 @@ class StagePlans:
         self._stages: list[_Stage] = []
         for stage in profile.stages:
             masks = {index.mask(names) for names in stage.modality_sets}
+            buckets = [bucket_at(stage, rung) for rung in (*range(len(plans.shorter)), None)]
             median, planned = (
-                tuple(latency_table(stage.latency, name, threads=threads, device=device))
+                tuple(
+                    latency_table(stage.latency, name, threads=threads, device=device, bucket=bucket)
+                    for bucket in buckets
+                )
                 for name in ("p50", statistic)
             )
             uses = tuple(mask in masks for mask in plans.model.sets)
             self._stages.append(_Stage(stage.name, uses, median, planned))
         self._shaped: dict[Shape, VariantPlans] = {(): plans}
 
-    def predicted(self, counts: Sequence[int]) -> tuple[dict[str, float], float]:
+    def predicted(
+        self, counts: Sequence[int], rungs_of: Callable[[], Sequence[int]] | None = None
+    ) -> tuple[dict[str, float], float]:
         """Return the median time of each stage of a batch, and of the way to the worker and back. Units: seconds.
 
-        Shapes: ``counts[s]`` items of modality set *s*, in the order of the model's sets.
+        A stage runs at the longest rung of the items that use it; where those are not told, at the longest of all.
+        ``rungs_of`` is called where there are several.
+
+        Shapes: ``counts[s]`` items of modality set *s*, in the order of the model's sets, the longest of which needs
+        rung ``rungs_of()[s]``.
         """
         found: dict[str, float] = {}
         way_s = 0.0
+        longest = len(self.plans.shorter)
+        rungs = rungs_of() if longest and rungs_of is not None else None
         for stage in self._stages:
             items = 0
             for count, used in zip(counts, stage.uses, strict=True):
                 if used:
                     items += count
             if items:
+                rung = longest if rungs is None else min(longest, _rung_of(stage.uses, counts, rungs))
+                time_s = stage.median_s[rung][items]
                 if stage.name == WAY_STAGE:
-                    way_s = stage.median_s[items]
+                    way_s = time_s
                 else:
-                    found[stage.name] = stage.median_s[items]
+                    found[stage.name] = time_s
         return found, way_s
 
     def shaped(self, shape: Shape) -> VariantPlans:
@@ -83,6 +100,11 @@ class StagePlans:
         return found
 
 
+def _rung_of(uses: Sequence[bool], counts: Sequence[int], rungs: Sequence[int]) -> int:
+    """Return the longest rung of the items that use a stage."""
+    return max(rung for rung, count, used in zip(rungs, counts, uses, strict=True) if used and count)
+
+
 class ShapedPlans(VariantPlans):
     """Plans whose points are those of the profile's frontiers, with other latencies.
 
@@ -90,15 +112,25 @@ class ShapedPlans(VariantPlans):
     be: to work the frontiers out again would take longer than a decision may.
     """
 
-    def __init__(self, plans: VariantPlans, stages: Sequence[_Stage], factors: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        plans: VariantPlans,
+        stages: Sequence[_Stage],
+        factors: Mapping[str, float],
+        rung: int = -1,
+    ) -> None:
+        """Reshape the plans of a rung (the last is the longest), and of those shorter than it."""
         self.__dict__.update(copy.copy(plans.__dict__))
         self._plain = plans
+        self.shorter = tuple(
+            ShapedPlans(other, stages, factors, below) for below, other in enumerate(plans.shorter)
+        )
         self._cache: dict[tuple[int, int], Frontier | None] = {}
         size = plans.model.max_batch + 1
         groups: dict[tuple[bool, ...], list[float]] = {}
         for stage in stages:
             if any(stage.uses):
-                table = [time_s * factors.get(stage.name, 1.0) for time_s in stage.planned_s[:size]]
+                table = [time_s * factors.get(stage.name, 1.0) for time_s in stage.planned_s[rung][:size]]
                 known = groups.get(stage.uses)
                 groups[stage.uses] = (
                     table if known is None else [a + b for a, b in zip(known, table, strict=True)]

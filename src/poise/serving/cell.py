@@ -10,6 +10,8 @@ import asyncio
 import logging
 import math
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 
 import msgspec
 
@@ -88,6 +90,7 @@ class Cell:
         self._rows = RowAllocator(layout.capacity)
         self._recorder = recorder
         self._index = service.modality_index
+        self._padded = bool(service.buckets_of(service.modalities))
         self._pool = WorkerPool(folder, profile, self._arena, usable_cores(), self)
         self._jobs: dict[int, PendingJob] = {}
         self._batches: dict[int, _Dispatched] = {}
@@ -183,6 +186,7 @@ class Cell:
             accuracy_floor=request.accuracy_floor,
             available=request.available,
             priority=request.priority,
+            bucket=_rung(request.tensors) if self._padded else 0,
         )
         pending = PendingJob(job, first, asyncio.get_running_loop().create_future())
         self._jobs[job.id] = pending
@@ -365,6 +369,18 @@ class Cell:
         ready = self._pool.ready
         workers = {"busy": busy, "idle": max(0, ready - busy), "starting": len(self._pool.seats) - ready}
         return CellGauges(workers, len(self._jobs), self.label)
+
+
+def _rung(tensors: Sequence[InferTensor]) -> int:
+    """Return the rung of the longest bucket that some inputs need."""
+    return max(
+        (
+            bisect_left(tensor.wire.buckets, tensor.array.shape[tensor.wire.free + 1])
+            for tensor in tensors
+            if tensor.wire.free is not None
+        ),
+        default=0,
+    )
 
 
 def _copy_in(slot: Array, first: int, tensor: InferTensor) -> None:

@@ -27,12 +27,14 @@ class InputWire(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     free: int | None
     longest: int
+    buckets: tuple[int, ...] = ()
 
     @property
     def expected(self) -> str:
         """The shape that a request may give, in words."""
         sizes = ["n", *(str(size) if size != -1 else f"1..{self.longest}" for size in self.shape)]
-        return "[" + ", ".join(sizes) + "]"
+        padded = f" (padded to buckets {', '.join(map(str, self.buckets))})" if self.buckets else ""
+        return f"[{', '.join(sizes)}]{padded}"
 
 
 class OutputWire(msgspec.Struct, frozen=True):
@@ -82,7 +84,7 @@ def _input(name: str, modality: str, bit: int, spec: TensorSpec) -> InputWire:
     free = spec.shape.index(-1) if -1 in spec.shape else None
     longest = full_shape(spec)[free] if free is not None else 0
     dtype: np.dtype[Any] = NUMPY_TYPE[spec.datatype]
-    return InputWire(name, modality, bit, spec.datatype, dtype, spec.shape, free, longest)
+    return InputWire(name, modality, bit, spec.datatype, dtype, spec.shape, free, longest, spec.buckets)
 
 
 def metadata(wire: ServiceWire) -> dict[str, Any]:

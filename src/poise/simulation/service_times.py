@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from poise.domain.modalities import ModalityIndex
-from poise.domain.profile import WAY_STAGE, Profile
+from poise.domain.profile import WAY_STAGE, Profile, StageProfile, points_at
 from poise.domain.service import Device
 from poise.errors import ConfigError, InternalError
 from poise.planning.service_time import LEVELS, StageTime
@@ -48,12 +48,14 @@ class _Batch(NamedTuple):
 class _VariantTimes(msgspec.Struct, frozen=True):
     """A variant on one kind of worker.
 
-    Shapes: ``uses[mask]`` lists the stages, by position, of a modality set; ``steps[stage][items]``.
-    ``alike[mask, items]``: batches of one modality set, worked out when they first come.
+    Shapes: ``uses[mask]`` lists the stages, by position, of a modality set; ``steps[stage][rung][items]``, one rung
+    where a stage has no buckets. ``alike[mask, items]``: batches of one modality set, worked out when they first
+    come. ``padded``: some stage has more than one rung, so that a batch's time depends on its items' lengths.
     """
 
-    steps: tuple[tuple[_Step, ...], ...]
+    steps: tuple[tuple[tuple[_Step, ...], ...], ...]
     uses: dict[int, tuple[int, ...]]
+    padded: bool
     alike: dict[tuple[int, int], _Batch] = {}
 
 
@@ -83,7 +85,7 @@ class ServiceTimes:
             return
         try:
             profile = self._profile.variant(variant)
-            stages = tuple(StageTime(stage, threads=threads, device=device) for stage in profile.stages)
+            stages = tuple(_by_rung(stage, threads, device) for stage in profile.stages)
         except KeyError:
             raise ConfigError(f"variant {variant!r} has no profile", field="variants") from None
         except ValueError as error:
@@ -97,10 +99,14 @@ class ServiceTimes:
             for mask in (self._index.mask(mode.modalities) for mode in profile.modes)
         }
         steps = tuple(
-            tuple(_Step(stage.name, is_way, knots[0], _segments(knots)) for knots in time.knots)
-            for stage, time, is_way in zip(profile.stages, stages, way, strict=True)
+            tuple(
+                tuple(_Step(stage.name, is_way, knots[0], _segments(knots)) for knots in time.knots)
+                for time in times
+            )
+            for stage, times, is_way in zip(profile.stages, stages, way, strict=True)
         )
-        self._variants[variant, threads, device] = _VariantTimes(steps, uses)
+        padded = any(len(times) > 1 for times in stages)
+        self._variants[variant, threads, device] = _VariantTimes(steps, uses, padded)
 
     def draw(
         self, variant: str, threads: int, device: Device, parts: Sequence[BatchPart]
@@ -114,6 +120,8 @@ class ServiceTimes:
             measured.
         """
         times = self._variants[variant, threads, device]
+        if times.padded:
+            return self._drawn(self._mixed(variant, times, parts))
         first = parts[0].modalities if parts else 0
         items = 0
         for part in parts:
@@ -145,32 +153,51 @@ class ServiceTimes:
 
     def _alike(self, variant: str, times: _VariantTimes, mask: int, items: int) -> _Batch:
         """Work out a batch of one modality set."""
-        batch = self._batch(variant, times, {mask: items})
+        batch = self._batch(variant, times, {mask: items}, {})
         varies = any(step.segments for step in batch.steps)
         return batch if varies else _Batch(batch.steps, self._drawn(batch))
 
     def _mixed(self, variant: str, times: _VariantTimes, parts: Sequence[BatchPart]) -> _Batch:
-        """Work out a batch of several modality sets; there are too many of them to keep."""
+        """Work out a batch of several modality sets or lengths; there are too many of them to keep."""
         items: dict[int, int] = {}
+        rungs: dict[int, int] = {}
         for part in parts:
             items[part.modalities] = items.get(part.modalities, 0) + part.items
-        return self._batch(variant, times, items)
+            rungs[part.modalities] = max(rungs.get(part.modalities, 0), part.bucket)
+        return self._batch(variant, times, items, rungs)
 
-    def _batch(self, variant: str, times: _VariantTimes, items_of: dict[int, int]) -> _Batch:
-        counts = [0] * len(times.steps)
+    def _batch(
+        self, variant: str, times: _VariantTimes, items_of: dict[int, int], rung_of: dict[int, int]
+    ) -> _Batch:
+        """Work out a batch; each stage runs at the longest rung of the modality sets that use it."""
+        counts, rungs = [0] * len(times.steps), [0] * len(times.steps)
         for mask, items in items_of.items():
             if mask not in times.uses:
                 raise InternalError(f"variant {variant!r} was given items with modality set {mask}")
             for g in times.uses[mask]:
                 counts[g] += items
+                rungs[g] = max(rungs[g], rung_of.get(mask, 0))
         found: list[_Step] = []
-        for steps, items in zip(times.steps, counts, strict=True):
+        for by_rung, rung, items in zip(times.steps, rungs, counts, strict=True):
+            steps = by_rung[min(rung, len(by_rung) - 1)]
             if items >= len(steps):
                 most = f"at most {len(steps) - 1} were measured in stage {steps[0].name!r}"
                 raise InternalError(f"variant {variant!r} was given {items} items at once, {most}")
             if items:
                 found.append(steps[items])
         return _Batch(tuple(found))
+
+
+def _by_rung(stage: StageProfile, threads: int, device: Device) -> tuple[StageTime, ...]:
+    """Return a stage's times at each of its rungs; at one where it has no buckets."""
+    return tuple(
+        StageTime(
+            msgspec.structs.replace(stage, latency=points_at(stage.latency, bucket)),
+            threads=threads,
+            device=device,
+        )
+        for bucket in stage.buckets or (None,)
+    )
 
 
 def _segments(knots: tuple[float, ...]) -> _Segments:

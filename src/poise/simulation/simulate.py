@@ -109,10 +109,12 @@ def arrivals_of(
     """Return (when the scheduler sees it, job) of each draw, in order.
 
     The job's number is its id; deadline and floor are the draw's, else the class's. A deadline beyond the
-    class's SLO is cut to it, as a server does. The front end takes one job at a time and needs ``front_end_s``
-    seconds for each, during which its deadline runs already.
+    class's SLO is cut to it, as a server does. Draws have no lengths: inputs with buckets are as long as the longest.
+    The front end takes one job at a time and needs ``front_end_s`` seconds for each, during which its deadline runs
+    already.
     """
     classes = {name: (slo.latency_slo_s, slo.accuracy_floor) for name, slo in service.classes.items()}
+    longest = max(0, len(service.buckets_of(service.modalities)) - 1)
     free_s = 0.0
     for draw in draws:
         slo_s, floor = classes[draw.slo_class]
@@ -126,6 +128,8 @@ def arrivals_of(
             arrival_s + (slo_s if deadline_s is None or deadline_s > slo_s else deadline_s),
             floor if own_floor is None else own_floor,
             draw.available,
+            0,
+            longest,
         )
         free_s = (arrival_s if arrival_s > free_s else free_s) + front_end_s
         yield free_s, job
