@@ -10,6 +10,8 @@ from suite.bench import Bench
 from suite.grid import Grid
 from suite.spread import Spread, spread_of
 
+from poise.scheduling.policies import POLICIES
+
 from .common import ORDER, open_cells, policies, search, settings
 from .plots import Line, Panel, draw_panels
 from .settings import SCOPES
@@ -17,6 +19,8 @@ from .tasks import TARGET
 
 GOAL = 0.85
 """The share of the fluid bound that poise is to carry."""
+
+MOST_PLANNED_RPS = 2000
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -75,6 +79,7 @@ def measure(bench: Bench) -> Result:
         (setting.name, scope, share, policy): search(bench, setting, policy, share, scope)
         for setting, scope, share in places
         for policy in present
+        if not _too_many(policy, setting.bound_rps(setting.floor_at(share), scope))
     }
     answers = cells.run(tasks.values())
     bounds, held = [], []
@@ -83,6 +88,8 @@ def measure(bench: Bench) -> Result:
         bound = setting.bound_rps(floor, scope)
         bounds.append(Bound(setting.name, scope, share, floor, bound))
         for policy in present:
+            if (setting.name, scope, share, policy) not in tasks:
+                continue
             loads = spread_of(answers[tasks[setting.name, scope, share, policy]].loads_rps)
             held.append(Held(setting.name, scope, share, policy, loads, loads.median / bound))
     result = Result(
@@ -103,6 +110,11 @@ def measure(bench: Bench) -> Result:
     )
     _draw(bench, result)
     return result
+
+
+def _too_many(policy: str, bound_rps: float) -> bool:
+    """Whether a policy plans the whole queue at each arrival, and thousands of jobs may wait: that takes hours."""
+    return POLICIES[policy].plans_ahead and bound_rps > MOST_PLANNED_RPS
 
 
 def _draw(bench: Bench, result: Result) -> None:
@@ -169,14 +181,17 @@ def _table(result: Result, setting: str) -> Grid:
         ["fluid bound", *(_rate(b.bound_rps) for b in bounds)],
     ]
     for policy in _names(result):
-        each = [by_place[scope, share, policy] for scope, share in columns]
-        rows.append([policy, *(f"{_rate(h.load_rps.median)} ({h.share:.0%})" for h in each)])
+        each = [by_place.get((scope, share, policy)) for scope, share in columns]
+        rows.append(
+            [policy, *("–" if h is None else f"{_rate(h.load_rps.median)} ({h.share:.0%})" for h in each)]
+        )
     return Grid(
         f"Load held with {result.target:.0%} attainment, jobs/s (share of the fluid bound): {setting}",
         ["policy", *(f"{share:.0%} {scope}" for scope, share in columns)],
         rows,
         note="Columns: the floor, as a share of the range of the modes' accuracies, and what holds it. Medians of "
-        f"{result.held[0].load_rps.runs} seeds.",
+        f"{result.held[0].load_rps.runs} seeds. –: not run, since the policy plans the queue anew at each arrival, and "
+        f"above {MOST_PLANNED_RPS:g} jobs/s that takes hours.",
     )
 
 
@@ -196,7 +211,10 @@ def _ratios(result: Result) -> Grid:
             [
                 f"{b.setting}, {b.scope}, {b.floor_share:.0%}",
                 f"{poise / b.bound_rps:.0%}" + ("" if poise >= GOAL * b.bound_rps else " †"),
-                *(f"{poise / known[(*at, other)]:.2f}" if known[(*at, other)] else "–" for other in others),
+                *(
+                    f"{poise / known[(*at, other)]:.2f}" if known.get((*at, other)) else "–"
+                    for other in others
+                ),
                 f"{poise / best:.2f} ({best_policy})" if best else "–",
             ]
         )

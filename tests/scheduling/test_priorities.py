@@ -107,9 +107,6 @@ def test_priorities_make_room_as_weights_do_and_never_of_what_runs(hand) -> None
     [{"deadline_s": 0.0002}, {"accuracy_floor": 0.99}],
     ids=["a deadline that nothing meets", "a floor that nothing reaches"],
 )
-@pytest.mark.xfail(
-    reason="refused jobs still count as arrivals, and their deadlines as short ones", strict=False
-)
 def test_refused_jobs_cost_the_others_nothing(make_service, make_profile, refused: dict[str, Any]) -> None:
     """Neither an answer in time nor accuracy: what is refused for itself says nothing about the load."""
     service = make_service(classes=classes(gold=1.0), guarantee={"scope": "job"})

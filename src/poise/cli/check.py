@@ -14,7 +14,7 @@ from poise.domain.service import Service
 from poise.files import FrontierCache, ServiceFolder, load_labelled, open_service
 from poise.planning.default_allocation import initial_allocation
 from poise.planning.service_model import ServiceModel
-from poise.runtimes import mode_labels, open_variant, stage_modalities, stages_of
+from poise.runtimes import mode_labels, open_variant
 from poise.scheduling.policies import policy_named
 
 
@@ -138,30 +138,8 @@ def _warnings(folder: ServiceFolder, profile: Profile | None, *, measurable: boo
         return [f"profile {folder.service.profile!r} is missing, and serving needs it; {again}"]
     warnings = folder.stale_reasons(profile) + _reach_warnings(folder, profile)
     if measurable:
-        warnings += _bucket_warnings(folder.service, profile) + _other_machine(folder.service, profile)
+        warnings += _other_machine(folder.service, profile)
     return [f"the profile may no longer hold: {reason}; {again}" for reason in warnings]
-
-
-def _bucket_warnings(service: Service, profile: Profile) -> list[str]:
-    """Return which stages were measured at other buckets than the service has."""
-    warnings = []
-    for name, variant in service.variants.items():
-        if variant.runtime == "emulated":
-            continue
-        measured = {stage.name: stage.buckets for stage in profile.variant(name).stages}
-        for stage, _ in stages_of(service, name):
-            there, here = (
-                ", ".join(map(str, buckets)) or "none"
-                for buckets in (
-                    measured.get(stage, ()),
-                    service.buckets_of(stage_modalities(service, stage)),
-                )
-            )
-            if there != here:
-                warnings.append(
-                    f"stage {stage} of variant {name} was measured at buckets {there}, and has {here}"
-                )
-    return warnings
 
 
 def _other_machine(service: Service, profile: Profile) -> list[str]:

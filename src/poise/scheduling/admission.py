@@ -45,6 +45,13 @@ def weight_of(class_weight: float, priority: int) -> float:
     return class_weight * 2.0 ** (DEFAULT_PRIORITY - level)
 
 
+def hopeless(refusal: Refuse, job: Job, now_s: float, costs: LeastCosts) -> bool:
+    """Whether a refused job could not have been answered by an idle server either: it says nothing about the load."""
+    if refusal.reason is RefusalReason.FLOOR_UNREACHABLE:
+        return True
+    return job.deadline_s - now_s < costs.latency_s(job.available, 0.0, 1)
+
+
 class Admission:
     """Judges jobs on arrival, at their cheapest admissible plans.
 
@@ -89,7 +96,7 @@ class Admission:
         if reachable < floor - TOLERANCE:
             if self._by_class:
                 deficit = (floor - reachable) * job.items
-            if deficit == 0.0 or deficit > self._balances[job.slo_class].credit:
+            if deficit == 0.0 or deficit > self._free_credit(job, queue):
                 if not soft:
                     return Refuse(
                         job.id,
@@ -119,6 +126,10 @@ class Admission:
             self._balances[job.slo_class].spend(deficit)
         return Taken(entry, displaced)
 
+    def _free_credit(self, job: Job, queue: DeadlineQueue) -> float:
+        """Return the credit of a job's class that no waiting job keeps."""
+        return self._balances[job.slo_class].credit - queue.reserved.get(job.slo_class, 0.0)
+
     def _entry(
         self, job: Job, floor: float, queue: DeadlineQueue, costs: LeastCosts, *, soft: bool, deficit: float
     ) -> Waiting:
@@ -135,8 +146,7 @@ class Admission:
         reserved = 0.0
         if by_class and terms.ordinary and not soft and not deficit:
             spent = (floor - costs.lowest_accuracy(job.available)) * job.items
-            free = self._balances[job.slo_class].credit - queue.reserved.get(job.slo_class, 0.0)
-            if 0.0 < spent <= free:
+            if 0.0 < spent <= self._free_credit(job, queue):
                 reserved = spent
                 cost = costs.terms(job.slo_class, 0.0, job.available, soft, each, class_floor, slo_s)
         weight = slo_class.weight if job.priority == 0 else weight_of(slo_class.weight, job.priority)

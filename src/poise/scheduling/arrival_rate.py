@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from poise.domain.job import Job
 from poise.domain.service import SLOClass
+from poise.errors import InternalError
 from poise.scheduling.events import RateForecast
 
 RECENT = 128
@@ -93,7 +94,13 @@ class Arrivals:
         self.deadlines[job.slo_class].observe(job.deadline_s - now_s)
 
     def expect(self, forecast: RateForecast) -> None:
-        """Take a forecast of the rate of all classes together; it is shared out as the running rates are."""
+        """Take a forecast of the rate of all classes together; it is shared out as the running rates are.
+
+        Raises:
+            InternalError: what is forecast is no rate, or not for a while.
+        """
+        if not (0.0 <= forecast.items_per_s < math.inf and 0.0 <= forecast.valid_s < math.inf):
+            raise InternalError("a forecast that is no rate", story=(repr(forecast),))
         self._forecast = forecast
 
     def items_per_s(self, now_s: float) -> dict[str, float]:

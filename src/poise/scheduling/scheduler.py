@@ -8,7 +8,7 @@ so that a driver may free its tensors then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import isfinite, isnan
+from math import isfinite
 from typing import Any
 
 from poise.domain.job import Job, RefusalReason
@@ -16,7 +16,7 @@ from poise.domain.profile import WAY_STAGE, Profile
 from poise.domain.service import Service, WorkerKind
 from poise.errors import InternalError
 from poise.planning.service_model import FLOOR_TOLERANCE, FrontierStore, ServiceModel
-from poise.scheduling.admission import Admission, Taken
+from poise.scheduling.admission import Admission, Taken, hopeless
 from poise.scheduling.arrival_rate import Arrivals
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.commands import Command, Refuse, RunBatch, WakeAt
@@ -100,10 +100,9 @@ class Scheduler:
         """
         out = self._out = []
         now_s = event.now_s
-        if now_s > self._now_s:
-            self._now_s = now_s
-        elif isnan(now_s):
+        if not isfinite(now_s):
             raise InternalError("an event at no time", story=(repr(event),))
+        self._now_s = max(self._now_s, now_s)
         self._handlers[type(event)](event)
         entries = self.queue.entries
         if entries:
@@ -127,18 +126,15 @@ class Scheduler:
             for variant in kind.variants:
                 self.model.plans(variant, kind.threads, kind.device)
 
-    # Jobs
-
     def _arrived(self, event: JobArrived) -> None:
         job = event.job
         if job.id in self.jobs:
             raise InternalError(f"job {job.id} arrived twice", story=(repr(job),))
         known = job.slo_class in self.balances
-        if not known or job.items < 1 or not isfinite(job.deadline_s + job.accuracy_floor):
+        if not known or job.items < 1 or not isfinite(job.arrival_s + job.deadline_s + job.accuracy_floor):
             raise InternalError(
                 f"job {job.id} cannot be: its class, items, deadline or floor", story=(repr(job),)
             )
-        self._arrivals.observe(self._now_s, job)
         found: Refuse | Taken
         if self.draining:
             found = Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
@@ -147,8 +143,11 @@ class Scheduler:
         else:
             found = self._judge(job)
         if isinstance(found, Refuse):
+            if not hopeless(found, job, self._now_s, self._pool.costs):
+                self._arrivals.observe(self._now_s, job)
             self._out.append(found)
             return
+        self._arrivals.observe(self._now_s, job)
         for lost in found.displaced:
             self._doom(lost, RefusalReason.DISPLACED, "its time was given to jobs that are worth more")
         entry = found.entry
