@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from poise.domain.decoding import convert
 from poise.domain.job import Job, RefusalReason
+from poise.domain.profile import Profile
 from poise.errors import ConfigError, InternalError
 from poise.planning.accuracy_bounds import clopper_pearson_lower
 from poise.planning.service_model import ServiceModel
@@ -21,6 +23,8 @@ from poise.scheduling.events import (
     WorkerReady,
 )
 
+from .conftest import Hand
+
 DEAR, CHEAP, BOTH = 1, 2, 3
 
 
@@ -32,6 +36,15 @@ def refusal(found: object) -> Refuse:
 def run_of(commands) -> RunBatch:
     (found,) = [c for c in commands if isinstance(c, RunBatch)]
     return found
+
+
+def finish_all(h: Hand, now_s: float) -> float:
+    """End what runs, one batch after another; return when the last one ended."""
+    while h.running:
+        batch_id = min(h.running)
+        now_s += h.running[batch_id].expected_s
+        h.finish(batch_id, now_s)
+    return now_s
 
 
 def test_an_idle_worker_answers_a_job_by_the_most_accurate_mode(hand) -> None:
@@ -480,3 +493,41 @@ def test_a_job_larger_than_what_a_stage_was_measured_at_is_split(hand, make_prof
         now += batch.expected_s
         commands = h.finish(batch.batch_id, now)
     assert sizes == [4, 2]
+
+
+def test_a_job_is_split_only_while_what_is_left_of_it_can_still_be_in_time(make_service) -> None:
+    """Where batches cost much beside items, accurate parts first would leave no time for the rest."""
+    modes = {"dear": (0.723, 0.003), "cheap": (0.660, 0.0016), "cheap+dear": (0.743, 0.004)}
+    profile = {
+        "format": 1,
+        "service": "pair",
+        "variants": [
+            {
+                "name": "one",
+                "modes": [
+                    {"modalities": label.split("+"), "accuracy": accuracy, "samples": 1000}
+                    for label, (accuracy, _) in modes.items()
+                ],
+                "stages": [
+                    {
+                        "name": label,
+                        "modality_sets": [label.split("+")],
+                        "latency": [{"batch": b, "mean_s": (4 + b) * item_s} for b in (1, 32)],
+                    }
+                    for label, (_, item_s) in modes.items()
+                ],
+            }
+        ],
+    }
+    service = make_service(
+        classes={"normal": {"latency_slo_ms": 161, "accuracy_floor": 0.7016}}, guarantee={"scope": "job"}
+    )
+    h = Hand(service, convert(profile, Profile, "profile.json"), "poise")
+    now_s = 0.0
+    for job_id in range(1, 60):  # most deadlines are short: batches are to be, too
+        items = 11 if job_id % 10 == 0 else 1
+        h.arrive(job_id, now_s, items=items, within_s=0.017 + (4 + items) * 0.004)
+        now_s = finish_all(h, now_s) + 0.1
+    assert [
+        outcome for outcome in h.outcomes.values() if not isinstance(outcome, Answer) or outcome.late
+    ] == []

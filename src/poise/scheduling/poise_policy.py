@@ -205,7 +205,7 @@ class _Search:
         if planned is None or planned.latency_s > limits.first_s:
             return None
         latency_s = planned.latency_s
-        affordable = latency_s <= affordable_s + 1e-12
+        affordable = latency_s <= budget_s + 1e-12
         if affordable:
             spent = self._pressure * (latency_s + limits.overhead_s) / self._price_s
             score = (2.0, round((planned.accuracy_sum - spent) / items, 9), float(items))
