@@ -495,8 +495,9 @@ def test_a_job_larger_than_what_a_stage_was_measured_at_is_split(hand, make_prof
     assert sizes == [4, 2]
 
 
-def test_a_job_is_split_only_while_what_is_left_of_it_can_still_be_in_time(make_service) -> None:
-    """Where batches cost much beside items, accurate parts first would leave no time for the rest."""
+@pytest.fixture
+def blocking_service(make_service):
+    """Batches cost four items' time beside the items: 20 ms for one item by the dearest set, 32 ms for four."""
     modes = {"dear": (0.723, 0.003), "cheap": (0.660, 0.0016), "cheap+dear": (0.743, 0.004)}
     profile = {
         "format": 1,
@@ -522,7 +523,12 @@ def test_a_job_is_split_only_while_what_is_left_of_it_can_still_be_in_time(make_
     service = make_service(
         classes={"normal": {"latency_slo_ms": 161, "accuracy_floor": 0.7016}}, guarantee={"scope": "job"}
     )
-    h = Hand(service, convert(profile, Profile, "profile.json"), "poise")
+    return Hand(service, convert(profile, Profile, "profile.json"), "poise")
+
+
+def test_a_job_is_split_only_while_what_is_left_of_it_can_still_be_in_time(blocking_service) -> None:
+    """Where batches cost much beside items, accurate parts first would leave no time for the rest."""
+    h = blocking_service
     now_s = 0.0
     for job_id in range(1, 60):  # most deadlines are short: batches are to be, too
         items = 11 if job_id % 10 == 0 else 1
@@ -531,3 +537,17 @@ def test_a_job_is_split_only_while_what_is_left_of_it_can_still_be_in_time(make_
     assert [
         outcome for outcome in h.outcomes.values() if not isinstance(outcome, Answer) or outcome.late
     ] == []
+
+
+def test_the_items_of_one_job_are_reckoned_as_the_batch_that_they_are(blocking_service) -> None:
+    """With short deadlines about, efficient batches are small; a job of seven items does not need seven of them."""
+    h = blocking_service
+    now_s = 0.0
+    for job_id in range(1, 40):
+        h.arrive(job_id, now_s, items=1, within_s=0.037)
+        now_s = finish_all(h, now_s) + 0.1
+    h.arrive(100, now_s, items=4, within_s=0.049)
+    h.arrive(101, now_s + 0.018, items=1, within_s=0.037)
+    h.arrive(102, now_s + 0.020, items=7, within_s=0.061)  # free in 4 ms, then 15 ms, then 33 ms
+    finish_all(h, now_s)
+    assert all(isinstance(h.outcomes[job_id], Answer) for job_id in (100, 101, 102))

@@ -83,7 +83,9 @@ class Arrivals:
     """
 
     def __init__(self, classes: Mapping[str, SLOClass]) -> None:
-        window_s = max(1.0, RATE_WINDOW_OF_SLO * min(slo.latency_slo_s for slo in classes.values()))
+        self.window_s = window_s = max(
+            1.0, RATE_WINDOW_OF_SLO * min(slo.latency_slo_s for slo in classes.values())
+        )
         self._rates = {name: ArrivalRate(window_s) for name in classes}
         self._forecast: RateForecast | None = None
         self.deadlines = {name: ShortDeadlines(slo.latency_slo_s) for name, slo in classes.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,8 @@ class Terms:
     """
 
     __slots__ = (
-        "_batches_s", "_tails_s", "available", "each", "efficient_batch", "floor", "item_work_s", "ordinary",
-        "slo_class", "slo_s", "soft",
+        "_batches_s", "_tails_s", "_works_s", "available", "each", "efficient_batch", "floor", "item_work_s",
+        "ordinary", "slo_class", "slo_s", "soft",
     )  # fmt: skip
 
     def __init__(
@@ -74,9 +75,13 @@ class Terms:
         self.each = each
         self.item_work_s, self.efficient_batch = rate
         self._batches_s = batches_s
-        self._tails_s = tuple(
-            max(0.0, batch_s - items * self.item_work_s) if batch_s < math.inf else 0.0
+        self._works_s = tuple(
+            min(items * self.item_work_s, batch_s) if items else 0.0
             for items, batch_s in enumerate(batches_s)
+        )
+        self._tails_s = tuple(
+            batch_s - work_s if batch_s < math.inf else 0.0
+            for batch_s, work_s in zip(batches_s, self._works_s, strict=True)
         )
 
     def alike(self, other: Terms) -> bool:
@@ -113,6 +118,20 @@ class Terms:
             return own_s
         return max(own_s, LAST_BATCHES * self.latency_s(min(self.efficient_batch, ahead)))
 
+    def work_s(self, items: int) -> float:
+        """Return the work of so many items of a job: in efficient batches, or in one of its own if that is less."""
+        works_s = self._works_s
+        if items < len(works_s):
+            return works_s[items]
+        return items * self.item_work_s
+
+    def parted_s(self, items: int, rest: int) -> float:
+        """Return what it costs to answer so many items in two batches instead of one; 0 where one is too small."""
+        if items + rest >= len(self._batches_s):
+            return 0.0
+        extra_s = self._batches_s[items] + self._batches_s[rest] - self._batches_s[items + rest]
+        return max(0.0, extra_s) if extra_s < math.inf else 0.0
+
     def tail_s(self, items: int) -> float:
         """Return what so many items cost beyond their work if they are batches of their own."""
         tails_s = self._tails_s
@@ -140,7 +159,7 @@ class LeastCosts:
         self.largest_batch = max((p.model.max_batch for p in self._plans), default=0)
         self._highest: dict[int, float] = {}
         self._sustained: dict[tuple[int, int, int], tuple[float, int]] = {}
-        self._worth: dict[tuple[int, int, float, int], float] = {}
+        self._rises: dict[tuple[int, int, int], tuple[tuple[float, ...], tuple[float, ...]]] = {}
         self._lowest: dict[int, float] = {}
         self._rate: dict[tuple[int, float, float, bool], tuple[float, int]] = {}
         self._price: dict[tuple[int, float], float] = {}
@@ -302,23 +321,13 @@ class LeastCosts:
 
         See ``accuracy_price_s``. Units: profile seconds.
         """
-        floor = stepped(floor)
-        key = (id(plans), available, floor, batch)
-        found = self._worth.get(key)
+        key = (id(plans), available, batch)
+        found = self._rises.get(key)
         if found is None:
-            found = 0.0
             frontier = plans.frontier(self._reach(plans, available), batch)
-            if frontier is not None and len(frontier):
-                price_s = most * self.accuracy_price_s(available, floor)
-                point, step = 0, next_vertex(frontier, 0)
-                while step is not None:
-                    gain = (frontier.accuracy[step] - frontier.accuracy[point]) * batch
-                    if frontier.latency_s[step] - frontier.latency_s[point] > price_s * gain:
-                        break
-                    point, step = step, next_vertex(frontier, step)
-                found = frontier.latency_s[point]
-            self._worth[key] = found
-        return found
+            found = self._rises[key] = ((), (0.0,)) if frontier is None else rises(frontier)
+        prices_s, latencies_s = found
+        return latencies_s[bisect_right(prices_s, most * batch * self.accuracy_price_s(available, floor))]
 
     def latency_s(self, available: int, floor: float, items: int, *, each: bool = False) -> float:
         """Return the least time of that many items alone; beyond the largest batch, whole batches in a row.
@@ -359,6 +368,24 @@ class LeastCosts:
 def stepped(floor: float) -> float:
     """Return the floor a thousandth at most above, on a grid: floors may be any client's, the caches may not grow."""
     return math.ceil(floor * FLOOR_STEPS - 1e-6) / FLOOR_STEPS
+
+
+def rises(frontier: Frontier) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what accuracy costs from vertex to vertex of a frontier's upper hull, and the vertices' latencies.
+
+    Units: seconds for an accuracy of 1 of the mean, ascending; seconds, one more than those.
+    """
+    if not len(frontier):
+        return (), (0.0,)
+    latency, accuracy = frontier.latency_s, frontier.accuracy
+    prices_s: list[float] = []
+    latencies_s = [latency[0]]
+    point, ahead = 0, next_vertex(frontier, 0)
+    while ahead is not None:
+        prices_s.append((latency[ahead] - latency[point]) / (accuracy[ahead] - accuracy[point]))
+        latencies_s.append(latency[ahead])
+        point, ahead = ahead, next_vertex(frontier, ahead)
+    return tuple(prices_s), tuple(latencies_s)
 
 
 def next_vertex(frontier: Frontier, point: int) -> int | None:

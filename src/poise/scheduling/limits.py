@@ -26,7 +26,7 @@ class Limits:
 
     __slots__ = (
         "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_saved_s", "_spare", "_view",
-        "_work_before", "cap_s", "first_s", "overhead_s",
+        "_work_before", "cap_s", "first_s", "most_urgent", "overhead_s",
     )  # fmt: skip
 
     def __init__(self, view: DispatchView) -> None:
@@ -36,6 +36,9 @@ class Limits:
         self.overhead_s = calibration.overhead_s / factor
         self.first_s = time_to_first_deadline(view)
         self._dearest_s = max(plans.dearest_item_s for plans in view.worker.plans)
+        own_s = view.deadlines_s[view.entries[0].job.slo_class]
+        self.most_urgent = own_s <= view.shortest_slo_s
+        """No class has shorter deadlines than the first job's."""
         self.cap_s = self._cap_s(view.shortest_slo_s / factor)
         self._saved_s = view.saved_s
         self._prefix = view.entries is view.queue.entries
@@ -47,7 +50,22 @@ class Limits:
         first = view.entries[0]
         floor = 0.0 if first.terms.soft else first.floor
         least_s = view.costs.at(first.job.bucket).latency_s(first.job.available, floor, 1)
-        return max(CAP_OF_SLO * urgent_s, min(urgent_s - URGENT_BATCHES * least_s, self._dearest_s))
+        cap_s = max(CAP_OF_SLO * urgent_s, min(urgent_s - URGENT_BATCHES * least_s, self._dearest_s))
+        if first.waiting_items > 1 and self.most_urgent:
+            cap_s = max(cap_s, self._whole_s())
+        return cap_s
+
+    def _whole_s(self) -> float:
+        """The time of all of the first job by its most accurate modes: parts of it block its own class no less."""
+        view = self._view
+        first = view.entries[0]
+        longest_s = 0.0
+        for plans in view.worker.plans:
+            here = plans.at(first.job.bucket) if plans.shorter else plans
+            frontier = here.frontier(here.allowed(first.job.available), first.waiting_items)
+            if frontier is not None and len(frontier):
+                longest_s = max(longest_s, frontier.latency_s[-1])
+        return longest_s
 
     def _share_horizons(self) -> None:
         """Work out the time of an item: the least over the horizons of the first job's class and longer ones."""
@@ -104,8 +122,9 @@ class Limits:
         least_s = self.first_s
         if cut.part:
             entry = entries[cut.whole]
-            work_s += entry.cost.item_work_s * cut.part
-            tail_s = entry.cost.tail_s(entry.waiting_items - cut.part)
+            left = entry.waiting_items - cut.part
+            work_s += entry.work_s - entry.cost.work_s(left)
+            tail_s = entry.cost.tail_s(left)
             if self._prefix:  # what is left of the job has a batch of its own to wait for
                 least_s = min(least_s, float(self._spare[whole]) - tail_s + work_s - self.overhead_s)
                 whole += 1

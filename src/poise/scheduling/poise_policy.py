@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from poise.planning.service_model import VariantPlans
+from poise.planning.service_model import FLOOR_TOLERANCE, VariantPlans
 from poise.scheduling.batches import (
     COARSE_SHARES,
     FINE_SHARES,
@@ -31,14 +31,20 @@ from poise.scheduling.view import Choice, DispatchView, Policy
 EFFICIENT = 0.01
 """In overload, batches whose times for each item differ by less than this are equally good: the smaller is taken."""
 
-EARNING_OF_SLACK = 0.7
+EARNING_OF_SLACK = 0.8
 """The most of the slack that may go into a class's balance,"""
 EARNING_UNTIL = 0.5
 """less as it fills, none from this share of its cap on,"""
 EARNING_BATCHES = 2
 """and none while more items wait than so many batches for each worker."""
 WORTH_BUYING = 1.6
-"""Accuracy is bought for a class's balance where it costs at most so many times what it does in large batches."""
+"""Accuracy is bought for a class's balance where it costs at most so many times what it does in large batches,"""
+WORTH_OF_IDLE = 40.0
+"""and *e* to the power of so many times the workers' idle share: time that nobody uses is worth little."""
+MOST_IDLE = 0.5
+"""More does not make it worth less."""
+SPENT = 0.003
+"""Below this share of its cap a balance counts as spent: batches that draw from it are not affordable then."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 SUSTAINED_TOLERANCE = 1e-6
@@ -57,9 +63,10 @@ class Poise(Policy):
     gives the most accurate plan. (4) keeps the queue short: as it grows, each item's time shrinks until the
     queue does. What is left over carries on, so that single items, whose modes are few and far apart, use the
     capacity on average. Two things may take more than (4), never more than the others: the accuracy that keeps
-    up with the arrivals in batches as large as wait, and, while a class's balance is low, a part of the slack,
-    where accuracy costs little more than it does in large batches: a balance with credit lets a burst be
-    answered at the cheapest modes. Of several candidates the most accurate is taken, less what its time is
+    up with the arrivals in batches as large as wait, and, while a class's balance is low, the slack, where
+    accuracy costs little more than it does in large batches, or the workers are idle now and then: a balance
+    with credit lets a burst be answered at the cheapest modes. A batch that leaves others for a second one is
+    charged with what both cost more than one. Of several candidates the most accurate is taken, less what its time is
     worth. Where even the cheapest plans exceed (4), the load is above what accuracy can be bought for, and the
     batch with the least time for each item is taken, the smallest of those about as good.
     """
@@ -122,8 +129,11 @@ class _Search:
         self._price_s = max(
             view.costs.at(first.job.bucket).accuracy_price_s(first.job.available, first.floor), 1e-9
         )
-        self._earning = self._earning_share(first)
-        self._pressure = limits.pressure * self._stock(first)
+        stock = self._stock(first)
+        self._spent = stock < SPENT
+        self._earning = self._earning_share(stock)
+        self._most_worth = WORTH_BUYING * math.exp(WORTH_OF_IDLE * min(view.idle_share, MOST_IDLE))
+        self._pressure = limits.pressure * stock
         known: dict[int, tuple[Prefixes, int]] = {}
         for plans in view.worker.plans:
             largest = plans.model.max_batch
@@ -146,7 +156,7 @@ class _Search:
         balance = self._view.balances[first.job.slo_class]
         return min(1.0, max(0.0, balance.credit / balance.cap)) if balance.cap > 0 else 1.0
 
-    def _earning_share(self, first: Waiting) -> float:
+    def _earning_share(self, stock: float) -> float:
         """The share of the slack that may buy accuracy for the balance of the first job's class.
 
         A balance with credit in it lets bursts be answered at the cheapest modes. None in scope ``job``, with the
@@ -155,7 +165,7 @@ class _Search:
         view = self._view
         if view.scope == "job" or view.queue.items > EARNING_BATCHES * view.max_batch * len(view.workers):
             return 0.0
-        return EARNING_OF_SLACK * max(0.0, 1.0 - self._stock(first) / EARNING_UNTIL)
+        return EARNING_OF_SLACK * max(0.0, 1.0 - stock / EARNING_UNTIL)
 
     def best(self, shares: tuple[float, ...]) -> _Candidate | None:
         """Return the best candidate over the resident variants and batch sizes."""
@@ -190,7 +200,7 @@ class _Search:
         hard_s = limits.hard_s(cut)
         if self._earning:
             worth_s = view.costs.at(rung).worth_s(
-                plans, first.job.available, first.floor, items, WORTH_BUYING
+                plans, first.job.available, first.floor, items, self._most_worth
             )
             affordable_s = max(affordable_s, min(self._earning * hard_s, limits.cap_s, worth_s))
         budget_s = min(hard_s, affordable_s)
@@ -205,14 +215,26 @@ class _Search:
         if planned is None or planned.latency_s > limits.first_s:
             return None
         latency_s = planned.latency_s
+        left = view.queue.items - items
+        parted_s = first.terms.parted_s(items, left) if left > 0 else 0.0
         affordable = latency_s <= budget_s + 1e-12
+        if not affordable and limits.most_urgent:
+            affordable = latency_s <= min(hard_s, share_s + view.saved_s - limits.overhead_s - parted_s)
+        if affordable and self._spent and self._owed(prefixes, cut, planned) > FLOOR_TOLERANCE:
+            affordable = False
         if affordable:
             spent = self._pressure * (latency_s + limits.overhead_s) / self._price_s
             score = (2.0, round((planned.accuracy_sum - spent) / items, 9), float(items))
         else:
-            score = self._cheap_score(prefixes, cut, planned, hard_s)
+            score = self._cheap_score(prefixes, cut, planned, hard_s, parted_s)
         unbound = affordable and affordable_s < min(hard_s, limits.cap_s)
         return _Candidate(score, affordable, unbound, plans, planned, prefixes, cut, share_s)
+
+    def _owed(self, prefixes: Prefixes, cut: Cut, planned: Composition) -> float:
+        """By how much a batch's accuracies fall short of its floors in sum: what it draws from balances."""
+        if not planned.demands[0].members:
+            return self._view.entries[0].floor * cut.items - planned.accuracy_sum
+        return sum([entry.floor * count for entry, count in prefixes.taken(cut)]) - planned.accuracy_sum
 
     def _sustained_s(self, plans: VariantPlans, items: int) -> float:
         """The time of so many items at the accuracy that keeps up with the arrivals, at most the cap."""
@@ -223,16 +245,12 @@ class _Search:
         return min(self._limits.cap_s, frontier.latency_s[point])
 
     def _cheap_score(
-        self, prefixes: Prefixes, cut: Cut, planned: Composition, hard_s: float
+        self, prefixes: Prefixes, cut: Cut, planned: Composition, hard_s: float, parted_s: float
     ) -> tuple[float, float, float]:
         """Score a batch that costs more than its share: the least time for each item that harms no one."""
-        view, limits = self._view, self._limits
-        first = view.entries[0]
-        if not planned.demands[0].members:
-            owed = first.floor * cut.items - planned.accuracy_sum
-        else:
-            taken = prefixes.taken(cut)
-            owed = sum([entry.floor * count for entry, count in taken]) - planned.accuracy_sum
-        item_s = max((planned.latency_s + limits.overhead_s + self._price_s * owed) / cut.items, 1e-9)
-        harmless = (planned.latency_s <= hard_s + 1e-12) + 0.5 * (planned.latency_s <= limits.cap_s)
-        return harmless, float(int(-math.log(item_s) / EFFICIENT)), -float(cut.items)
+        limits = self._limits
+        owed = self._owed(prefixes, cut, planned)
+        item_s = (planned.latency_s + parted_s + limits.overhead_s + self._price_s * owed) / cut.items
+        short = planned.latency_s <= limits.cap_s or limits.most_urgent
+        harmless = (planned.latency_s <= hard_s + 1e-12) + 0.5 * short
+        return harmless, float(int(-math.log(max(item_s, 1e-9)) / EFFICIENT)), -float(cut.items)

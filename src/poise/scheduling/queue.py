@@ -58,7 +58,7 @@ class Waiting(msgspec.Struct, eq=False):
     @property
     def work_s(self) -> float:
         """The least time that its waiting items cost, in efficient batches. Units: profile seconds."""
-        return self.cost.item_work_s * self.waiting_items
+        return self.cost.work_s(self.waiting_items)
 
     def take(self, count: int) -> list[tuple[int, int]]:
         """Take items to dispatch: lost ones first. Returns runs (first item, items)."""

@@ -70,7 +70,7 @@ class Scheduler:
         }
         self.draining = False
         self._arrivals = Arrivals(service.classes)
-        self._pool = WorkerPool(self.model, self.policy)
+        self._pool = WorkerPool(self.model, self.policy, self._arrivals.window_s)
         judges = self.policy.admits and not self.policy.plans_ahead
         self._admission = Admission(service, self.balances, self._arrivals.deadlines, by_deadline=judges)
         self._by_class = service.guarantee.scope == "class"
@@ -349,6 +349,7 @@ class Scheduler:
             deadlines_s={name: short.value_s for name, short in self._arrivals.deadlines.items()},
             saved_s=self._saved_s,
             costs=self._pool.costs,
+            idle_share=self._pool.idle_share,
         )
 
     def _queue_view(self) -> QueueView:
@@ -384,7 +385,7 @@ class Scheduler:
         expected_s = worker.calibration.real_s(choice.latency_s)
         batch_id, self._next_batch = self._next_batch, self._next_batch + 1
         self.batches[batch_id] = batch
-        self._pool.occupy(worker, batch_id, now_s + expected_s)
+        self._pool.occupy(worker, batch_id, now_s, now_s + expected_s)
         self._out.append(RunBatch(batch_id, worker.worker_id, plans.name, tuple(batch.parts), expected_s))
 
     def _ask_to_wake(self) -> None:

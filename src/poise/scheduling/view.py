@@ -54,7 +54,8 @@ class DispatchView(msgspec.Struct, frozen=True):
     ``entries`` are the waiting jobs that this worker may be given, in deadline order, at least one: the whole
     queue, or less of it where workers differ. ``arrival_rate`` is in items per second, ``rates`` by class.
     ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is what earlier
-    batches left of their shares of the capacity (negative: took beyond them). Units: seconds; profile seconds.
+    batches left of their shares of the capacity (negative: took beyond them). ``idle_share``: of the workers' time, of
+    late. Units: seconds; profile seconds.
     """
 
     now_s: float
@@ -71,6 +72,7 @@ class DispatchView(msgspec.Struct, frozen=True):
     deadlines_s: Mapping[str, float]
     saved_s: float
     costs: LeastCosts
+    idle_share: float
 
     @property
     def shortest_slo_s(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import exp
+
 from poise.domain.service import Device
 from poise.errors import InternalError
 from poise.planning.service_model import ServiceModel
@@ -14,7 +16,9 @@ from poise.scheduling.view import Policy, WorkerState
 class WorkerPool:
     """Workers by id. ``idle``: how many have no batch; ``alike``: whether all hold the same plans."""
 
-    def __init__(self, model: ServiceModel, policy: Policy) -> None:
+    def __init__(self, model: ServiceModel, policy: Policy, window_s: float) -> None:
+        self._window_s = window_s
+        self._idle_s, self._busy_s = 0.0, 0.0
         self._model = model
         self._policy = policy
         self._stages: dict[tuple[str, int, Device], StagePlans] = {}
@@ -46,8 +50,12 @@ class WorkerPool:
             self._changed()
         return worker
 
-    def occupy(self, worker: WorkerState, batch_id: int, until_s: float) -> None:
+    def occupy(self, worker: WorkerState, batch_id: int, now_s: float, until_s: float) -> None:
         """Note that a worker has a batch, and when it should be free."""
+        idle_s, busy_s = now_s - worker.free_at_s, until_s - now_s
+        kept = exp(-(idle_s + busy_s) / (self._window_s * len(self.all)))
+        self._idle_s = kept * self._idle_s + idle_s
+        self._busy_s = kept * self._busy_s + busy_s
         worker.batch_id = batch_id
         worker.free_at_s = until_s
         self.idle -= 1
@@ -57,6 +65,12 @@ class WorkerPool:
         worker.batch_id = None
         worker.free_at_s = now_s
         self.idle += 1
+
+    @property
+    def idle_share(self) -> float:
+        """The share of the time that workers had nothing to do, of late; 1 before there was anything."""
+        total_s = self._idle_s + self._busy_s
+        return self._idle_s / total_s if total_s > 0 else 1.0
 
     def idle_workers(self) -> list[WorkerState]:
         """Return the free workers, the fastest first."""

@@ -1,0 +1,66 @@
+"""What jobs cost at least, and how idle the workers are: the figures behind admission and buying."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from poise.planning.frontier import Frontier
+from poise.planning.service_model import ServiceModel
+from poise.scheduling.costs import Terms, rises
+from poise.scheduling.events import WorkerReady
+from poise.scheduling.policies import policy_named
+from poise.scheduling.worker_pool import WorkerPool
+
+
+def terms(batches_s: tuple[float, ...], rate: tuple[float, int]) -> Terms:
+    return Terms(
+        "normal", 0.5, 3, soft=False, ordinary=True, each=False, rate=rate, batches_s=batches_s, slo_s=0.1
+    )
+
+
+def test_work_is_the_lesser_of_efficient_batches_and_one_of_its_own() -> None:
+    known = terms((0.0, 0.010, 0.012, 0.020, 0.050), rate=(0.008, 2))
+    assert [known.work_s(items) for items in range(5)] == [0.0, 0.008, 0.012, 0.020, 0.032]
+    assert [known.tail_s(items) for items in range(5)] == pytest.approx([0.0, 0.002, 0.0, 0.0, 0.018])
+    assert known.work_s(10) == pytest.approx(0.080)  # beyond the largest batch
+
+
+def test_two_batches_cost_what_they_take_more_than_one() -> None:
+    known = terms((0.0, 0.010, 0.012, 0.020, math.inf), rate=(0.008, 2))
+    assert known.parted_s(1, 2) == pytest.approx(0.002)
+    assert known.parted_s(1, 1) == pytest.approx(0.008)
+    assert known.parted_s(1, 3) == 0.0  # one batch of them cannot be
+    assert known.parted_s(3, 3) == 0.0  # nor could it be that large
+
+
+def test_a_frontier_rises_vertex_by_vertex_at_growing_prices() -> None:
+    frontier = Frontier(
+        1, (1,), [0.010, 0.011, 0.020, 0.050], [0.6, 0.61, 0.8, 0.9], np.ones((4, 1), np.int16)
+    )
+    prices_s, latencies_s = rises(frontier)
+    assert prices_s == pytest.approx((0.05, 0.3))  # the second point lies below the line to the third
+    assert latencies_s == (0.010, 0.020, 0.050)
+    assert rises(Frontier(1, (1,), [], [], np.ones((0, 1), np.int16))) == ((), (0.0,))
+
+
+def test_the_idle_share_is_that_of_late(make_service, make_profile) -> None:
+    model = ServiceModel(make_service(), make_profile())
+    pool = WorkerPool(model, policy_named("poise"), window_s=1.0)
+    assert pool.idle_share == 1.0
+    variant = model.profile.variants[0].name
+    pool.add(WorkerReady(0.0, 0, (variant,), 1))
+    worker = pool.all[0]
+    now_s = 0.0
+    for batch_id in range(1000):  # 10 ms of work, 30 ms without
+        pool.occupy(worker, batch_id, now_s, now_s + 0.01)
+        pool.release(worker, now_s + 0.01)
+        now_s += 0.04
+    assert pool.idle_share == pytest.approx(0.75, abs=0.01)
+    for batch_id in range(1000, 2000):
+        pool.occupy(worker, batch_id, now_s, now_s + 0.01)
+        now_s += 0.01
+        pool.release(worker, now_s)
+    assert pool.idle_share < 0.001
