@@ -9,10 +9,10 @@ from suite.bench import Bench
 from suite.grid import Grid
 from suite.spread import Spread, spread_of
 
-from .common import length_s, open_cells, policies, seeds, setting_named
-from .plots import Line, Panel, draw_panels
+from .common import length_s, open_cells, setting_named
+from .plots import Panel, draw_panels
+from .sampled import lines_of, sampled
 from .settings import Scope
-from .tasks import Sample
 
 FACTORS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0)
 """Loads, as multiples of the fluid bound: what the worker carries on plans as cheap as the floor allows."""
@@ -57,33 +57,27 @@ def measure(bench: Bench) -> Result:
     }
     floors = {name: setting.floor_at(FLOOR_SHARE) for name, setting in known.items()}
     bounds = {name: setting.bound_rps(floors[name], SCOPE) for name, setting in known.items()}
-    tasks = {}
-    for name, setting in known.items():
-        for factor in factors:
-            load = round(factor * bounds[name], 4)
-            for policy in policies(bench):
-                tasks[name, factor, policy] = Sample(
-                    setting=name,
-                    policy=policy,
-                    floor_share=FLOOR_SHARE,
-                    scope=SCOPE,
-                    seeds=seeds(bench),
-                    jitter=JITTER,
-                    mmpp=True,
-                    load_rps=load,
-                    duration_s=max(bench.options.pick(60, 20), length_s(bench, setting, load, LONGER)),
-                )
-    answers = cells.run(tasks.values())
+    runs = sampled(
+        bench,
+        cells,
+        bounds,
+        factors,
+        FLOOR_SHARE,
+        SCOPE,
+        lambda name, load: max(bench.options.pick(60, 20), length_s(bench, known[name], load, LONGER)),
+        jitter=JITTER,
+        mmpp=True,
+    )
     points = [
         Point(
             setting=name,
             policy=policy,
             factor=factor,
-            load_rps=task.load_rps,
-            attainment=spread_of(run.whole.attainment for run in answers[task].runs),
-            mean_accuracy=spread_of(run.whole.mean_accuracy for run in answers[task].runs),
+            load_rps=load,
+            attainment=spread_of(run.attainment for run in each),
+            mean_accuracy=spread_of(run.mean_accuracy for run in each),
         )
-        for (name, factor, policy), task in tasks.items()
+        for name, policy, factor, load, each in runs
     ]
     result = Result(scope=SCOPE, jitter=JITTER, bound_rps=bounds, floors=floors, points=points)
     _draw(bench, result)
@@ -96,17 +90,7 @@ def _draw(bench: Bench, result: Result) -> None:
             title=f"{setting}, floor {result.floors[setting]:.4f}",
             x_label=f"mean load, as a multiple of the fluid bound ({bound:.0f} jobs/s)",
             y_label="attainment, %",
-            lines=tuple(
-                Line(
-                    policy,
-                    [
-                        (p.factor, 100 * p.attainment.median)
-                        for p in result.points
-                        if (p.setting, p.policy) == (setting, policy)
-                    ],
-                )
-                for policy in dict.fromkeys(p.policy for p in result.points)
-            ),
+            lines=lines_of(result.points, setting, lambda p: 100 * p.attainment.median),
         )
         for setting, bound in result.bound_rps.items()
     ]

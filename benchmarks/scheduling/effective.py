@@ -9,10 +9,10 @@ from suite.bench import Bench
 from suite.grid import Grid
 from suite.spread import Spread, spread_of
 
-from .common import capacity_rps, length_s, open_cells, policies, search, seeds, setting_named
-from .plots import Line, Panel, draw_panels
+from .common import capacity_rps, length_s, open_cells, search, setting_named
+from .plots import Panel, draw_panels
+from .sampled import lines_of, sampled
 from .settings import Scope
-from .tasks import Sample
 
 FACTORS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 """Loads, as multiples of what poise carries at 99 % attainment."""
@@ -58,35 +58,27 @@ def measure(bench: Bench) -> Result:
         or setting.bound_rps(setting.floor_at(FLOOR_SHARE), SCOPE)
         for name, setting in known.items()
     }
-    tasks = {}
-    for name, setting in known.items():
-        for factor in factors:
-            load = round(factor * capacity[name], 4)
-            for policy in policies(bench):
-                tasks[name, factor, policy] = Sample(
-                    setting=name,
-                    policy=policy,
-                    floor_share=FLOOR_SHARE,
-                    scope=SCOPE,
-                    seeds=seeds(bench),
-                    load_rps=load,
-                    duration_s=length_s(bench, setting, load),
-                )
-    answers = cells.run(tasks.values())
-    points = []
-    for (name, factor, policy), task in tasks.items():
-        each = [run.whole for run in answers[task].runs]
-        points.append(
-            Point(
-                setting=name,
-                policy=policy,
-                factor=factor,
-                load_rps=task.load_rps,
-                effective_accuracy=spread_of(f.effective_accuracy for f in each),
-                attainment=spread_of(f.attainment for f in each),
-                mean_accuracy=spread_of(f.mean_accuracy for f in each),
-            )
+    runs = sampled(
+        bench,
+        cells,
+        capacity,
+        factors,
+        FLOOR_SHARE,
+        SCOPE,
+        lambda name, load: length_s(bench, known[name], load),
+    )
+    points = [
+        Point(
+            setting=name,
+            policy=policy,
+            factor=factor,
+            load_rps=load,
+            effective_accuracy=spread_of(run.effective_accuracy for run in each),
+            attainment=spread_of(run.attainment for run in each),
+            mean_accuracy=spread_of(run.mean_accuracy for run in each),
         )
+        for name, policy, factor, load, each in runs
+    ]
     floors = {name: setting.floor_at(FLOOR_SHARE) for name, setting in known.items()}
     result = Result(floor_share=FLOOR_SHARE, scope=SCOPE, capacity_rps=capacity, floors=floors, points=points)
     _draw(bench, result)
@@ -99,17 +91,7 @@ def _draw(bench: Bench, result: Result) -> None:
             title=f"{setting}, floor {result.floors[setting]:.4f}, capacity {capacity:.0f} jobs/s",
             x_label="load, as a multiple of poise's capacity",
             y_label="effective accuracy",
-            lines=tuple(
-                Line(
-                    policy,
-                    [
-                        (p.factor, p.effective_accuracy.median)
-                        for p in result.points
-                        if (p.setting, p.policy) == (setting, policy)
-                    ],
-                )
-                for policy in dict.fromkeys(p.policy for p in result.points)
-            ),
+            lines=lines_of(result.points, setting, lambda p: p.effective_accuracy.median),
             mark_x=1.0,
         )
         for setting, capacity in result.capacity_rps.items()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from time import perf_counter, thread_time
 
 import msgspec
@@ -13,9 +11,9 @@ import numpy as np
 from poise.planning.queue_job import JobPoints
 from poise.planning.queue_oracle import best_value, best_value_of_several
 from poise.planning.queue_plan import holds, plan_queue
-from poise.serving.server import GC_THRESHOLDS
 
 from .bench import Bench
+from .collector import collector_as_served
 from .grid import Grid
 from .queue_cases import Case, pools, queue
 
@@ -78,7 +76,7 @@ def measure(bench: Bench) -> Result:
     kinds = pools(rng, POOLS)
     few = [kept for kind in kinds if (kept := [points for points in kind if len(points) <= FEW_POINTS])]
     queues = int(bench.options.pick(500, 20))
-    with _collector_as_served():
+    with collector_as_served():
         gaps = []
         for workers, jobs in EXACT:
             cases = _cases(
@@ -165,19 +163,6 @@ def _cost(cases: Sequence[Case], workers: int, jobs: int) -> Cost:
 
 def _real(cases: Sequence[Case]) -> float:
     return float(np.mean([case.binding and case.spread for case in cases]))
-
-
-@contextmanager
-def _collector_as_served() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def grids(result: Result) -> Iterator[Grid]:

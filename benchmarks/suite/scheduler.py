@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from time import perf_counter
 
 import msgspec
@@ -19,10 +17,10 @@ from poise.planning.frontier import frontiers
 from poise.scheduling.commands import Command, RunBatch
 from poise.scheduling.events import Event
 from poise.scheduling.scheduler import Scheduler
-from poise.serving.server import GC_THRESHOLDS
 from poise.simulation.simulate import simulate
 
 from .bench import Bench
+from .collector import collector_as_served
 from .deep_queue import decisions_with_queue
 from .emulated import emulated
 from .grid import Grid
@@ -117,7 +115,7 @@ class Timed:
 
 def measure(bench: Bench) -> Result:
     """Run everything in this process, with the collector set as the server sets it."""
-    with _collector_as_served():
+    with collector_as_served():
         steady = []
         for policy in POLICIES:
             capacity = median_capacity(bench, policy)
@@ -199,19 +197,6 @@ def _tables(bench: Bench) -> Iterator[Table]:
         points = sum(len(frontier) for frontier in found)
         yield Table(layout, len(model.sets), model.max_batch, points, spread_of(took_s))
         bench.say(f"frontiers, {layout}, {len(model.sets)} sets: {statistics.median(took_s):.3f} s")
-
-
-@contextmanager
-def _collector_as_served() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def grids(result: Result) -> Iterator[Grid]:

@@ -23,13 +23,15 @@ from typing import Any
 
 import derive
 import numpy as np
-import onnxruntime
 import prepare
 import torch
 from model import MODALITIES, WIDTH, ClipEncoder, Head, SpeechEncoder, WordEncoder
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from shared.graphs import export
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "small"
@@ -170,39 +172,6 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([encoder(part).float() for part in torch.split(x, 50)])
 
 
-def export(module: nn.Module, inputs: dict[str, Tensor], output: str, name: str) -> None:
-    """Write one graph, and check that onnxruntime computes what torch does."""
-    module.eval()
-    path = OUT / f"{name}.onnx"
-    program = torch.onnx.export(
-        module,
-        tuple(inputs.values()),
-        input_names=list(inputs),
-        output_names=[output],
-        opset_version=18,
-        dynamo=True,
-        dynamic_shapes=tuple({0: torch.export.Dim("n")} for _ in inputs),
-        verbose=False,
-    )
-    assert program is not None
-    program.model.metadata_props.clear()
-    program.model.graph.metadata_props.clear()
-    for node in program.model.graph:
-        node.metadata_props.clear()  # traces of this machine's paths
-        for value in node.outputs:
-            if value.name == output and not value.is_graph_output():
-                value.name = f"{output}_inside"  # onnxruntime wants every name once
-    program.save(path, external_data=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    with torch.no_grad():
-        expected = module(*inputs.values()).numpy()
-    (got,) = session.run([output], {key: value.numpy() for key, value in inputs.items()})
-    apart = float(np.abs(got - expected).max())
-    print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, apart from torch by at most {apart:.1e}")
-    if apart > 1e-3:
-        raise SystemExit(f"{path}: onnxruntime and torch disagree")
-
-
 def main(steps: list[str]) -> None:
     """Run the steps named, or all of them."""
     torch.set_num_threads(1)
@@ -230,16 +199,15 @@ def main(steps: list[str]) -> None:
         kept = "settle" if modality == "clip" else modality
         encoder.load_state_dict(torch.load(prepare.CACHE / f"{kept}.pt"))
     head = fuse(encoders, data)
-    OUT.mkdir(exist_ok=True)
     inputs = {
         "clip": torch.from_numpy(derive.make_clips(data.images[:5], data.rng)),
         "mfcc": torch.from_numpy(data.speech()[:5]),
         "chars": torch.from_numpy(data.word()[:5]),
     }
     for (modality, encoder), (name, value) in zip(encoders.items(), inputs.items(), strict=True):
-        export(encoder, {name: value}, "embedding", modality)
+        export(encoder, {name: value}, "embedding", OUT / f"{modality}.onnx")
     embeddings = {modality: torch.randn(5, WIDTH) for modality in MODALITIES}
-    export(head, {**embeddings, "mask": torch.tensor([[1.0, 0, 1]] * 5)}, "logits", "head")
+    export(head, {**embeddings, "mask": torch.tensor([[1.0, 0, 1]] * 5)}, "logits", OUT / "head.onnx")
     derive.main()
 
 
