@@ -18,15 +18,22 @@ KEPT_UP = 0.9
 SUSTAINED_OF_SLO = 1 / 3
 """Batches that keep up take at most this share of the shortest deadlines: a job waits for one and is in the next."""
 URGENT_BATCHES = 1.5
-"""Where the dearest item takes longer than that, it may, if it leaves an urgent job so much of its least time."""
+"""Where the dearest item takes longer than that, it may, if it leaves an urgent job so much of its least time,"""
+URGENT_BATCHES_IDLE = 1.0
+"""or so much where the workers have time to spare."""
+SPARE_FROM, SPARE_FULL = 0.3, 0.55
+"""Idle shares between which time to spare grows from none to full: where deadlines leave little to wait, workers
+idle up to the first at their highest load too."""
+SHARES_OF_SPARE = 1.5
+"""Shares of the capacity grow by so much where there is time to spare."""
 
 
 class Limits:
     """Bounds on a batch's time, in profile seconds of the free worker."""
 
     __slots__ = (
-        "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_saved_s", "_spare", "_view",
-        "_work_before", "cap_s", "first_s", "most_urgent", "overhead_s",
+        "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_room_left", "_saved_s",
+        "_spare_time", "_view", "_work_before", "cap_s", "first_s", "most_urgent", "overhead_s",
     )  # fmt: skip
 
     def __init__(self, view: DispatchView) -> None:
@@ -39,6 +46,7 @@ class Limits:
         own_s = view.deadlines_s[view.entries[0].job.slo_class]
         self.most_urgent = own_s <= view.shortest_slo_s
         """No class has shorter deadlines than the first job's."""
+        self._spare_time = min(1.0, max(0.0, (view.idle_share - SPARE_FROM) / (SPARE_FULL - SPARE_FROM)))
         self.cap_s = self._cap_s(view.shortest_slo_s / factor)
         self._saved_s = view.saved_s
         self._prefix = view.entries is view.queue.entries
@@ -50,7 +58,8 @@ class Limits:
         first = view.entries[0]
         floor = 0.0 if first.terms.soft else first.floor
         least_s = view.costs.at(first.job.bucket).latency_s(first.job.available, floor, 1)
-        cap_s = max(CAP_OF_SLO * urgent_s, min(urgent_s - URGENT_BATCHES * least_s, self._dearest_s))
+        kept_s = (URGENT_BATCHES + self._spare_time * (URGENT_BATCHES_IDLE - URGENT_BATCHES)) * least_s
+        cap_s = max(CAP_OF_SLO * urgent_s, min(urgent_s - kept_s, self._dearest_s))
         if first.waiting_items > 1 and self.most_urgent:
             cap_s = max(cap_s, self._whole_s())
         return cap_s
@@ -105,7 +114,7 @@ class Limits:
         assert room is not None
         done = queue.work_s.cumsum()
         room -= done
-        self._spare = room
+        self._room_left = room
         room = room - queue.tails_s
         self._work_before = done
         self._least_slack = np.minimum.accumulate(room[::-1])
@@ -126,7 +135,7 @@ class Limits:
             work_s += entry.work_s - entry.cost.work_s(left)
             tail_s = entry.cost.tail_s(left)
             if self._prefix:  # what is left of the job has a batch of its own to wait for
-                least_s = min(least_s, float(self._spare[whole]) - tail_s + work_s - self.overhead_s)
+                least_s = min(least_s, float(self._room_left[whole]) - tail_s + work_s - self.overhead_s)
                 whole += 1
         if whole >= count:
             return least_s
@@ -134,7 +143,7 @@ class Limits:
 
     def share_s(self, items: int) -> float:
         """The part of the capacity within the horizon that belongs to so many items."""
-        return self._per_item_s * items
+        return self._per_item_s * items * (1.0 + SHARES_OF_SPARE * self._spare_time)
 
     def sustained_accuracy(self, rung: int = 0) -> float:
         """The accuracy that keeps up with arrivals of a rung, in batches as large as those that wait; -1: none does."""

@@ -45,6 +45,8 @@ MOST_IDLE = 0.5
 """More does not make it worth less."""
 SPENT = 0.003
 """Below this share of its cap a balance counts as spent: batches that draw from it are not affordable then."""
+STRETCH = 1.01
+"""What is affordable, or the least time, is exceeded by this: at its edge points save no time worth the accuracy."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 SUSTAINED_TOLERANCE = 1e-6
@@ -89,7 +91,7 @@ class Poise(Policy):
             best = search.best(FINE_SHARES)
         if best is None:
             return None
-        planned = best.planned
+        planned = best.planned if best.affordable else search.stretched(best)
         if not planned.demands[0].members:
             planned.demands[0].members = best.prefixes.taken(best.cut)
         return Choice(
@@ -203,6 +205,7 @@ class _Search:
                 plans, first.job.available, first.floor, items, self._most_worth
             )
             affordable_s = max(affordable_s, min(self._earning * hard_s, limits.cap_s, worth_s))
+        affordable_s *= STRETCH
         budget_s = min(hard_s, affordable_s)
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
             reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
@@ -235,6 +238,13 @@ class _Search:
         if not planned.demands[0].members:
             return self._view.entries[0].floor * cut.items - planned.accuracy_sum
         return sum([entry.floor * count for entry, count in prefixes.taken(cut)]) - planned.accuracy_sum
+
+    def stretched(self, found: _Candidate) -> Composition:
+        """Plan a batch at its cheapest plan anew with a little more time, for what accuracy that buys."""
+        planned = found.planned
+        budget_s = min(STRETCH * planned.latency_s, self._limits.hard_s(found.cut))
+        better = compose(found.plans, planned.demands, budget_s) if budget_s > planned.latency_s else None
+        return better or planned
 
     def _sustained_s(self, plans: VariantPlans, items: int) -> float:
         """The time of so many items at the accuracy that keeps up with the arrivals, at most the cap."""
