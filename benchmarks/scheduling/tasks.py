@@ -27,7 +27,7 @@ FULL_JOBS = 2500
 """About so many jobs arrive in a run."""
 LEAST_SLOS = 25.0
 """A run is at least so many SLOs long, since what waits at its end is still served."""
-MOST_JOBS = 60_000
+MOST_JOBS = 250_000
 """But no longer than it takes so many jobs to arrive, fewer in quick runs."""
 SETTLING_BATCHES = 50
 """The batches after a change that are reported apart."""

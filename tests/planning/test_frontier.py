@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,3 +144,11 @@ def test_more_shared_stages_than_can_be_treated_are_refused() -> None:
     groups = tuple(StageGroup(uses=tuple(bool(s >> m & 1) for s in sets), table=(0.0, 1.0)) for m in range(5))
     with pytest.raises(ValueError, match="at most 4"):
         frontiers(LatencyModel(sets=sets, accuracy=(0.5,) * 31, groups=groups, max_batch=1))
+
+
+def test_a_frontier_rises_vertex_by_vertex_at_growing_prices() -> None:
+    found = Frontier(1, (1,), [0.010, 0.011, 0.020, 0.050], [0.6, 0.61, 0.8, 0.9], np.ones((4, 1), np.int16))
+    prices_s, latencies_s = found.rises
+    assert prices_s == pytest.approx([0.05, 0.3])  # the second point lies below the line to the third
+    assert latencies_s == [0.010, 0.020, 0.050]
+    assert Frontier(1, (1,), [], [], np.ones((0, 1), np.int16)).rises == ([], [])

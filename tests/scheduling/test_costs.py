@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
+from poise.domain.job import RefusalReason
 from poise.planning.frontier import Frontier
 from poise.planning.service_model import ServiceModel
-from poise.scheduling.costs import Terms, rises
+from poise.scheduling.boldness import Boldness
+from poise.scheduling.costs import Terms
 from poise.scheduling.events import WorkerReady
 from poise.scheduling.policies import policy_named
 from poise.scheduling.worker_pool import WorkerPool
@@ -36,20 +37,45 @@ def test_two_batches_cost_what_they_take_more_than_one() -> None:
     assert known.parted_s(3, 3) == 0.0  # nor could it be that large
 
 
-def test_a_frontier_rises_vertex_by_vertex_at_growing_prices() -> None:
-    frontier = Frontier(
-        1, (1,), [0.010, 0.011, 0.020, 0.050], [0.6, 0.61, 0.8, 0.9], np.ones((4, 1), np.int16)
-    )
-    prices_s, latencies_s = rises(frontier)
-    assert prices_s == pytest.approx((0.05, 0.3))  # the second point lies below the line to the third
-    assert latencies_s == (0.010, 0.020, 0.050)
-    assert rises(Frontier(1, (1,), [], [], np.ones((0, 1), np.int16))) == ((), (0.0,))
+def test_what_accuracy_is_worth_follows_the_plans_asked_about(hand) -> None:
+    """Workers plan with stages repriced as they were measured, and old prices are dropped: none may be mistaken."""
+    h = hand()
+    worker, costs = h.scheduler.workers[0], h.scheduler._pool.costs
+    stages = worker.stages["one"]
+    for k in range(200):  # more than are kept
+        shape = (("cheap", 0.5 + (k * 53 % 89) / 40), ("dear", 0.5 + (k * 37 % 101) / 50))
+        plans = stages.shaped(shape)
+        frontier = plans.frontier(plans.allowed(3), 4)
+        assert frontier is not None
+        prices_s, latencies_s = Frontier(
+            4, frontier.sets, frontier.latency_s, frontier.accuracy, frontier.counts
+        ).rises
+        most_s = 1.6 * 4 * costs.accuracy_price_s(3, 0.7)
+        expected = latencies_s[sum(price <= most_s for price in prices_s)]
+        assert costs.worth_s(plans, 3, 0.7, 4, 1.6) == expected
+
+
+def test_boldness_stays_with_few_losses_and_goes_with_many() -> None:
+    few, many = Boldness(), Boldness()
+    for batch in range(1, 1001):
+        few.ran()
+        many.ran()
+        if batch % 100 == 0:
+            few.refused(RefusalReason.DEADLINE_UNREACHABLE)
+        if batch % 10 == 0:
+            many.refused(RefusalReason.DISPLACED)
+    assert few.share == pytest.approx(0.5, abs=0.01)  # just after a loss
+    assert many.share < 0.11
+    for _ in range(100):
+        few.ran()
+    few.refused(RefusalReason.QUEUE_FULL)
+    assert few.share == 1.0
 
 
 def test_the_idle_share_is_that_of_late(make_service, make_profile) -> None:
     model = ServiceModel(make_service(), make_profile())
     pool = WorkerPool(model, policy_named("poise"), window_s=1.0)
-    assert pool.idle_share == 1.0
+    assert pool.idle_share == 0.0
     variant = model.profile.variants[0].name
     pool.add(WorkerReady(0.0, 0, (variant,), 1))
     worker = pool.all[0]

@@ -546,7 +546,7 @@ def test_the_items_of_one_job_are_reckoned_as_the_batch_that_they_are(blocking_s
     for job_id in range(1, 40):
         h.arrive(job_id, now_s, items=1, within_s=0.037)
         now_s = finish_all(h, now_s) + 0.1
-    h.arrive(100, now_s, items=4, within_s=0.049)
+    h.arrive(100, now_s, items=4, within_s=0.030)  # 24 ms
     h.arrive(101, now_s + 0.018, items=1, within_s=0.037)
     h.arrive(102, now_s + 0.020, items=7, within_s=0.061)  # free in 4 ms, then 15 ms, then 33 ms
     finish_all(h, now_s)

@@ -63,7 +63,7 @@ def simulate(
         float, typer.Option(help="What to multiply every service time by; the scheduler is not told.")
     ] = 1.0,
     front_end_us: Annotated[
-        float, typer.Option(min=0, help="Microseconds that the front end needs for one job.")
+        float, typer.Option(min=0, max=1e9, help="Microseconds that the front end needs for one job.")
     ] = 0.0,
     record: Annotated[Path | None, typer.Option(help="Write the scheduler's log to this file.")] = None,
     replay: Annotated[

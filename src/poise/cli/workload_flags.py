@@ -178,7 +178,7 @@ def best_latency(service: Service, profile: Profile) -> Callable[[int], float]:
                 device=device,
             )
         except ValueError as error:
-            raise ConfigError(f"variant {name!r}: {error}", field="deadline.slack_ms") from None
+            raise ConfigError(f"variant {name!r} with {threads} threads on {device}: {error}") from None
         for at, accuracy in enumerate(model.accuracy):
             alone = [0] * len(model.sets)
             table = []

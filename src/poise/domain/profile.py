@@ -13,10 +13,13 @@ from poise.domain.quantities import (
     require_fraction,
     require_not_negative,
     require_positive,
+    require_within,
 )
 from poise.domain.service import MAX_BATCH, Device
 
 LatencyStatistic = Literal["mean", "p50", "p95", "p99"]
+LONGEST_S = 1e6
+"""A stage that takes longer than eleven days was not measured."""
 WAY_STAGE = "way"
 """Name of the stage that is the cost of reaching a worker and back; every modality set uses it."""
 
@@ -49,12 +52,12 @@ class LatencyPoint(FileStruct, frozen=True, kw_only=True):
             raise ValueError(f"got batch {self.batch}, expected at most {MAX_BATCH}")
         if self.bucket is not None:
             require_at_least_one(self.bucket, "bucket")
-        require_not_negative(self.mean_s, "mean_s")
+        require_within(self.mean_s, 0.0, LONGEST_S, "mean_s")
         last = 0.0
         for field in ("p50_s", "p95_s", "p99_s"):
             value = getattr(self, field)
             if value is not None:
-                require_not_negative(value, field)
+                require_within(value, 0.0, LONGEST_S, field)
                 if value < last:
                     raise ValueError(
                         f"got {field} {value!r} below a lower quantile, expected quantiles that rise"

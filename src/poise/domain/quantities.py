@@ -54,3 +54,9 @@ def require_at_least_one(value: int, field: str) -> None:
     """Raise ValueError unless a whole number is at least 1."""
     if value < 1:
         raise ValueError(f"got {field} {value!r}, expected a whole number of at least 1")
+
+
+def require_within(value: float, least: float, most: float, field: str) -> None:
+    """Raise ValueError unless a number lies in a closed range."""
+    if not least <= value <= most:
+        raise ValueError(f"got {field} {value!r}, expected a number from {least:g} to {most:g}")

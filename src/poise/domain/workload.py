@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
@@ -12,6 +11,7 @@ from poise.domain.quantities import (
     require_fraction,
     require_not_negative,
     require_positive,
+    require_within,
 )
 
 Process = Literal["poisson", "even", "mmpp", "gamma"]
@@ -73,12 +73,11 @@ class Arrivals(_FileStruct, frozen=True, kw_only=True):
         if self.duration_s is not None:
             require_positive(self.duration_s, "duration_s")
         require_not_negative(self.from_s, "from_s")
-        for field in ("scale", "cv", "burst_s", "calm_s"):
-            require_positive(getattr(self, field), field)
-        if not (math.isfinite(self.burst_factor) and self.burst_factor >= 1):
-            raise ValueError(
-                f"got burst_factor {self.burst_factor!r}, expected a finite number of at least 1"
-            )
+        require_positive(self.scale, "scale")
+        require_within(self.cv, 1e-3, 1e6, "cv")
+        for field in ("burst_s", "calm_s"):
+            require_within(getattr(self, field), 1e-6, 1e9, field)
+        require_within(self.burst_factor, 1.0, 1e6, "burst_factor")
 
 
 class Items(_FileStruct, frozen=True, kw_only=True):

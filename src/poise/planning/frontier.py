@@ -48,7 +48,7 @@ class Frontier:
     modality set *s* in the order of ``sets``. Units: seconds. May be empty: no plan of this size was measured.
     """
 
-    __slots__ = ("accuracy", "batch", "counts", "latency_s", "sets")
+    __slots__ = ("_rises", "accuracy", "batch", "counts", "latency_s", "sets")
 
     def __init__(
         self,
@@ -63,9 +63,37 @@ class Frontier:
         self.latency_s = latency_s
         self.accuracy = accuracy
         self.counts = counts
+        self._rises: tuple[list[float], list[float]] | None = None
 
     def __len__(self) -> int:
         return len(self.latency_s)
+
+    @property
+    def rises(self) -> tuple[list[float], list[float]]:
+        """What accuracy costs from vertex to vertex of the upper hull, and the vertices' latencies.
+
+        Units: seconds for an accuracy of 1 of the mean, ascending; seconds, one more than those.
+        """
+        if self._rises is None:
+            latency_s, accuracy = self.latency_s, self.accuracy
+            prices_s: list[float] = []
+            point, vertices = 0, [0] if latency_s else []
+            while (ahead := self.next_vertex(point)) is not None:
+                prices_s.append((latency_s[ahead] - latency_s[point]) / (accuracy[ahead] - accuracy[point]))
+                vertices.append(ahead)
+                point = ahead
+            self._rises = prices_s, [latency_s[vertex] for vertex in vertices]
+        return self._rises
+
+    def next_vertex(self, point: int) -> int | None:
+        """Return the point of steepest ascent ahead: the next vertex of the upper hull; None at the last."""
+        latency_s, accuracy = self.latency_s, self.accuracy
+        best, best_slope = None, 0.0
+        for ahead in range(point + 1, len(latency_s)):
+            slope = (accuracy[ahead] - accuracy[point]) / max(latency_s[ahead] - latency_s[point], 1e-12)
+            if slope > best_slope:
+                best, best_slope = ahead, slope
+        return best
 
     def cheapest_at(self, accuracy: float) -> int | None:
         """Return the point of least latency with at least this mean accuracy, or None."""

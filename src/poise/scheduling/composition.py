@@ -15,7 +15,6 @@ import msgspec
 from poise.planning.frontier import Frontier
 from poise.planning.latency_model import LatencyModel
 from poise.planning.service_model import VariantPlans
-from poise.scheduling.costs import next_vertex
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import DispatchView
 
@@ -227,7 +226,7 @@ class _State:
         self.frontier = frontier
         self.point = point
         self.demands: list[int] = []
-        self.step = next_vertex(frontier, point)
+        self.step = frontier.next_vertex(point)
         self.uses: list[int] = []
         self.gain = 0.0
         if self.step is not None:

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from poise.planning.frontier import Frontier
 from poise.planning.service_model import VariantPlans
 
 if TYPE_CHECKING:
@@ -159,7 +158,6 @@ class LeastCosts:
         self.largest_batch = max((p.model.max_batch for p in self._plans), default=0)
         self._highest: dict[int, float] = {}
         self._sustained: dict[tuple[int, int, int], tuple[float, int]] = {}
-        self._rises: dict[tuple[int, int, int], tuple[tuple[float, ...], tuple[float, ...]]] = {}
         self._lowest: dict[int, float] = {}
         self._rate: dict[tuple[int, float, float, bool], tuple[float, int]] = {}
         self._price: dict[tuple[int, float], float] = {}
@@ -321,12 +319,10 @@ class LeastCosts:
 
         See ``accuracy_price_s``. Units: profile seconds.
         """
-        key = (id(plans), available, batch)
-        found = self._rises.get(key)
-        if found is None:
-            frontier = plans.frontier(self._reach(plans, available), batch)
-            found = self._rises[key] = ((), (0.0,)) if frontier is None else rises(frontier)
-        prices_s, latencies_s = found
+        frontier = plans.frontier(self._reach(plans, available), batch)
+        if frontier is None or not len(frontier):
+            return 0.0
+        prices_s, latencies_s = frontier.rises
         return latencies_s[bisect_right(prices_s, most * batch * self.accuracy_price_s(available, floor))]
 
     def latency_s(self, available: int, floor: float, items: int, *, each: bool = False) -> float:
@@ -368,32 +364,3 @@ class LeastCosts:
 def stepped(floor: float) -> float:
     """Return the floor a thousandth at most above, on a grid: floors may be any client's, the caches may not grow."""
     return math.ceil(floor * FLOOR_STEPS - 1e-6) / FLOOR_STEPS
-
-
-def rises(frontier: Frontier) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what accuracy costs from vertex to vertex of a frontier's upper hull, and the vertices' latencies.
-
-    Units: seconds for an accuracy of 1 of the mean, ascending; seconds, one more than those.
-    """
-    if not len(frontier):
-        return (), (0.0,)
-    latency, accuracy = frontier.latency_s, frontier.accuracy
-    prices_s: list[float] = []
-    latencies_s = [latency[0]]
-    point, ahead = 0, next_vertex(frontier, 0)
-    while ahead is not None:
-        prices_s.append((latency[ahead] - latency[point]) / (accuracy[ahead] - accuracy[point]))
-        latencies_s.append(latency[ahead])
-        point, ahead = ahead, next_vertex(frontier, ahead)
-    return tuple(prices_s), tuple(latencies_s)
-
-
-def next_vertex(frontier: Frontier, point: int) -> int | None:
-    """Return the point of steepest ascent ahead: the next vertex of the frontier's upper hull."""
-    latency, accuracy = frontier.latency_s, frontier.accuracy
-    best, best_slope = None, 0.0
-    for ahead in range(point + 1, len(frontier)):
-        slope = (accuracy[ahead] - accuracy[point]) / max(latency[ahead] - latency[point], 1e-12)
-        if slope > best_slope:
-            best, best_slope = ahead, slope
-    return best

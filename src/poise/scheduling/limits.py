@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 
 from poise.scheduling.batches import Cut, time_to_first_deadline
+from poise.scheduling.queue import Waiting
 from poise.scheduling.view import DispatchView
 
 HORIZON_OF_SLO = 0.5
@@ -46,7 +49,8 @@ class Limits:
         own_s = view.deadlines_s[view.entries[0].job.slo_class]
         self.most_urgent = own_s <= view.shortest_slo_s
         """No class has shorter deadlines than the first job's."""
-        self._spare_time = min(1.0, max(0.0, (view.idle_share - SPARE_FROM) / (SPARE_FULL - SPARE_FROM)))
+        spare = (view.idle_share - SPARE_FROM) / (SPARE_FULL - SPARE_FROM)
+        self._spare_time = view.boldness * min(1.0, max(0.0, spare))
         self.cap_s = self._cap_s(view.shortest_slo_s / factor)
         self._saved_s = view.saved_s
         self._prefix = view.entries is view.queue.entries
@@ -61,7 +65,7 @@ class Limits:
         kept_s = (URGENT_BATCHES + self._spare_time * (URGENT_BATCHES_IDLE - URGENT_BATCHES)) * least_s
         cap_s = max(CAP_OF_SLO * urgent_s, min(urgent_s - kept_s, self._dearest_s))
         if first.waiting_items > 1 and self.most_urgent:
-            cap_s = max(cap_s, self._whole_s())
+            cap_s += view.boldness * max(0.0, self._whole_s() - cap_s)
         return cap_s
 
     def _whole_s(self) -> float:
@@ -134,12 +138,28 @@ class Limits:
             left = entry.waiting_items - cut.part
             work_s += entry.work_s - entry.cost.work_s(left)
             tail_s = entry.cost.tail_s(left)
+            if len(self._view.workers) > 1:
+                least_s = min(least_s, self._rest_held_s(entry, left))
             if self._prefix:  # what is left of the job has a batch of its own to wait for
                 least_s = min(least_s, float(self._room_left[whole]) - tail_s + work_s - self.overhead_s)
                 whole += 1
         if whole >= count:
             return least_s
         return min(least_s, float(self._least_slack[count - whole - 1]) + work_s - self.overhead_s)
+
+    def _rest_held_s(self, entry: Waiting, left: int) -> float:
+        """Time after which this worker can no longer answer what is left of a split job; none where another can.
+
+        Room on several workers adds up to more than the rest needs where none of them has enough.
+        """
+        view, deadline_s = self._view, entry.job.deadline_s
+        rest_s = entry.cost.latency_s(left)
+        for worker in view.workers:
+            if worker is not view.worker:
+                free_s = max(worker.free_at_s, view.now_s)
+                if worker.calibration.profile_s(deadline_s - free_s) >= rest_s:
+                    return inf
+        return view.worker.calibration.profile_s(deadline_s - view.now_s) - rest_s - self.overhead_s
 
     def share_s(self, items: int) -> float:
         """The part of the capacity within the horizon that belongs to so many items."""

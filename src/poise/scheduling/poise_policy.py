@@ -31,8 +31,8 @@ from poise.scheduling.view import Choice, DispatchView, Policy
 EFFICIENT = 0.01
 """In overload, batches whose times for each item differ by less than this are equally good: the smaller is taken."""
 
-EARNING_OF_SLACK = 0.8
-"""The most of the slack that may go into a class's balance,"""
+EARNING_OF_SLACK, EARNING_IF_BOLD = 0.6, 0.3
+"""The most of the slack that may go into a class's balance, and how much more when bold,"""
 EARNING_UNTIL = 0.5
 """less as it fills, none from this share of its cap on,"""
 EARNING_BATCHES = 2
@@ -167,7 +167,8 @@ class _Search:
         view = self._view
         if view.scope == "job" or view.queue.items > EARNING_BATCHES * view.max_batch * len(view.workers):
             return 0.0
-        return EARNING_OF_SLACK * max(0.0, 1.0 - stock / EARNING_UNTIL)
+        most = EARNING_OF_SLACK + EARNING_IF_BOLD * view.boldness
+        return most * max(0.0, 1.0 - stock / EARNING_UNTIL)
 
     def best(self, shares: tuple[float, ...]) -> _Candidate | None:
         """Return the best candidate over the resident variants and batch sizes."""

@@ -19,6 +19,7 @@ from poise.planning.service_model import FLOOR_TOLERANCE, FrontierStore, Service
 from poise.scheduling.admission import Admission, Taken, hopeless
 from poise.scheduling.arrival_rate import Arrivals
 from poise.scheduling.balance import AccuracyBalance
+from poise.scheduling.boldness import Boldness
 from poise.scheduling.commands import Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import (
     BatchDone,
@@ -79,6 +80,7 @@ class Scheduler:
         self._next_batch = 1
         self._wake_s: float | None = None
         self._saved_s = 0.0
+        self._boldness = Boldness()
         self._out: list[Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             JobArrived: self._arrived,
@@ -135,16 +137,11 @@ class Scheduler:
             raise InternalError(
                 f"job {job.id} cannot be: its class, items, deadline or floor", story=(repr(job),)
             )
-        found: Refuse | Taken
-        if self.draining:
-            found = Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
-        elif not self._pool.all:
-            found = Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
-        else:
-            found = self._judge(job)
+        found = self._judge(job)
         if isinstance(found, Refuse):
             if not hopeless(found, job, self._now_s, self._pool.costs):
                 self._arrivals.observe(self._now_s, job)
+                self._boldness.refused(found.reason)
             self._out.append(found)
             return
         self._arrivals.observe(self._now_s, job)
@@ -162,6 +159,10 @@ class Scheduler:
 
     def _judge(self, job: Job) -> Refuse | Taken:
         pool, now_s = self._pool, self._now_s
+        if self.draining:
+            return Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
+        if not pool.all:
+            return Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
         found = self._admission.judge(job, now_s, self.queue, pool.all, pool.costs)
         late = isinstance(found, Refuse) and found.reason is RefusalReason.DEADLINE_UNREACHABLE
         if late and pool.idle and pool.forget_stale(now_s):
@@ -169,8 +170,7 @@ class Scheduler:
         return found
 
     def _cancelled(self, event: JobCancelled) -> None:
-        entry = self.jobs.get(event.job_id)
-        if entry is not None:
+        if (entry := self.jobs.get(event.job_id)) is not None:
             self._doom(entry, RefusalReason.CANCELLED, "the client went away")
 
     def _drain(self, _: DrainStarted) -> None:
@@ -187,6 +187,7 @@ class Scheduler:
         if entry.queued:
             self.queue.remove(entry)
         entry.doomed = (reason, detail)
+        self._boldness.refused(reason)
         balance = self.balances[entry.job.slo_class]
         balance.earn(entry.credit_drawn)
         if entry.banked > 0:
@@ -201,8 +202,7 @@ class Scheduler:
             return
         job = entry.job
         if entry.doomed is not None:
-            reason, detail = entry.doomed
-            self._out.append(Refuse(job.id, reason, detail))
+            self._out.append(Refuse(job.id, *entry.doomed))
         elif entry.done == job.items:
             self._out.append(answer_of(entry, self._now_s))
         else:
@@ -350,6 +350,7 @@ class Scheduler:
             saved_s=self._saved_s,
             costs=self._pool.costs,
             idle_share=self._pool.idle_share,
+            boldness=self._boldness.share,
         )
 
     def _queue_view(self) -> QueueView:
@@ -365,6 +366,7 @@ class Scheduler:
     def _run(self, worker: WorkerState, choice: Choice) -> None:
         plans = choice.plans
         self._saved_s = choice.saved_s
+        self._boldness.ran()
         batch = RunningBatch(plans)
         now_s = self._now_s
         taken: list[Waiting] = []

@@ -55,7 +55,7 @@ class DispatchView(msgspec.Struct, frozen=True):
     queue, or less of it where workers differ. ``arrival_rate`` is in items per second, ``rates`` by class.
     ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is what earlier
     batches left of their shares of the capacity (negative: took beyond them). ``idle_share``: of the workers' time, of
-    late. Units: seconds; profile seconds.
+    late. ``boldness``: see there. Units: seconds; profile seconds.
     """
 
     now_s: float
@@ -73,6 +73,7 @@ class DispatchView(msgspec.Struct, frozen=True):
     saved_s: float
     costs: LeastCosts
     idle_share: float
+    boldness: float
 
     @property
     def shortest_slo_s(self) -> float:

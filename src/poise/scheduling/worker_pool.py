@@ -12,12 +12,16 @@ from poise.scheduling.events import WorkerReady
 from poise.scheduling.stage_plans import StagePlans
 from poise.scheduling.view import Policy, WorkerState
 
+LONGEST_IDLE = 1 / 16
+"""No pause counts for more than this share of the window: a night says nothing about the burst in the morning."""
+
 
 class WorkerPool:
     """Workers by id. ``idle``: how many have no batch; ``alike``: whether all hold the same plans."""
 
     def __init__(self, model: ServiceModel, policy: Policy, window_s: float) -> None:
         self._window_s = window_s
+        self._longest_idle_s = LONGEST_IDLE * window_s
         self._idle_s, self._busy_s = 0.0, 0.0
         self._model = model
         self._policy = policy
@@ -52,7 +56,7 @@ class WorkerPool:
 
     def occupy(self, worker: WorkerState, batch_id: int, now_s: float, until_s: float) -> None:
         """Note that a worker has a batch, and when it should be free."""
-        idle_s, busy_s = now_s - worker.free_at_s, until_s - now_s
+        idle_s, busy_s = min(now_s - worker.free_at_s, self._longest_idle_s), until_s - now_s
         kept = exp(-(idle_s + busy_s) / (self._window_s * len(self.all)))
         self._idle_s = kept * self._idle_s + idle_s
         self._busy_s = kept * self._busy_s + busy_s
@@ -68,9 +72,9 @@ class WorkerPool:
 
     @property
     def idle_share(self) -> float:
-        """The share of the time that workers had nothing to do, of late; 1 before there was anything."""
+        """The share of the time that workers had nothing to do, of late; none before there was anything."""
         total_s = self._idle_s + self._busy_s
-        return self._idle_s / total_s if total_s > 0 else 1.0
+        return self._idle_s / total_s if total_s > 0 else 0.0
 
     def idle_workers(self) -> list[WorkerState]:
         """Return the free workers, the fastest first."""
