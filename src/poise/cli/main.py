@@ -39,6 +39,7 @@ def poise_command(
 
 def _register() -> None:
     """Add each command; a function so that importing this module stays cheap."""
+    from poise.cli.allocate import allocate
     from poise.cli.check import check
     from poise.cli.demo import demo
     from poise.cli.infer import infer
@@ -48,7 +49,7 @@ def _register() -> None:
     from poise.cli.serve import serve
     from poise.cli.simulate import simulate
 
-    for command in (check, profile, plan, serve, infer, load, simulate, demo):
+    for command in (check, profile, plan, allocate, serve, infer, load, simulate, demo):
         app.command()(command)
 
 

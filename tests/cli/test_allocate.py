@@ -1,0 +1,120 @@
+"""``poise allocate`` as a user types it, on an emulated family."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVICE = """
+format: 1
+service: family
+modalities: {image: {inputs: {x: {datatype: FP32, shape: [2]}}}}
+outputs: {y: {datatype: FP32, shape: [2]}}
+variants: {small: {runtime: emulated}, large: {runtime: emulated}}
+classes: {normal: {latency_slo_ms: 750}}
+budget: {cores: 4}
+profile: profile.json
+"""
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    def variant(name: str, accuracy: float, item_s: float, load_time_s: float) -> dict[str, object]:
+        stage = {"name": "whole", "modality_sets": [["image"]], "latency": [{"batch": 1, "mean_s": item_s}]}
+        return {
+            "name": name,
+            "load_time_s": load_time_s,
+            "modes": [{"modalities": ["image"], "accuracy": accuracy}],
+            "stages": [stage],
+            "capacity": [{"cores": n, "rps": 0.8 * n / item_s, "slo_s": 0.75} for n in (1, 2, 4)],
+        }
+
+    (tmp_path / "service.yaml").write_text(SERVICE)
+    profile = {
+        "format": 1,
+        "service": "family",
+        "variants": [variant("small", 0.7, 0.01, 2.0), variant("large", 0.8, 0.05, 5.0)],
+    }
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    return tmp_path
+
+
+def poise(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "poise.cli.main", "allocate", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def allocated(*words: str) -> dict[str, object]:
+    done = poise(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_little_load_goes_to_the_accurate_variant_and_much_to_the_small_one(family: Path) -> None:
+    little = allocated(str(family), "--load", "10")
+    assert little["workers"] == [
+        {"variants": ["large"], "count": 1, "cell": 0, "threads": 1, "device": "cpu"}
+    ]
+    assert little["shares"] == {"normal": {"large": 10.0}}
+    assert little["terms"] == {"accuracy": 0.8, "resource": 0.25, "loading": 1.0}
+    assert little["objective"] == pytest.approx(0.8 - 0.05 * 0.25 - 0.001)
+    assert little["status"] == "optimal"
+    much = allocated(str(family), "--load", "400")
+    assert much["workers"] == [{"variants": ["small"], "count": 4, "cell": 0, "threads": 1, "device": "cpu"}]
+    assert much["shed"] == {"normal": pytest.approx(400 - 256)}  # 0.8 · 0.8 · 4 / 0.01
+
+
+def test_what_runs_now_need_not_be_loaded(family: Path, tmp_path: Path) -> None:
+    first = allocated(str(family), "--load", "10")
+    before = tmp_path / "now.json"
+    before.write_text(json.dumps(first))
+    again = allocated(str(family), "--load", "10", "--current", str(before))
+    assert again["workers"] == first["workers"]
+    assert again["terms"]["loading"] == 0.0  # type: ignore[index]
+
+
+def test_auto_finds_the_fewest_cores(family: Path) -> None:
+    found = allocated(str(family), "--load", "100", "--cores", "auto")
+    assert sum(each["count"] for each in found["workers"]) == 2  # type: ignore[attr-defined]
+    assert found["shed"] == {"normal": 0.0}
+    assert allocated(str(family), "--load", "100", "--cores", "1")["shed"]["normal"] > 0  # type: ignore[index]
+
+
+def test_no_load_is_an_answer(family: Path) -> None:
+    found = allocated(str(family), "--load", "0")
+    assert found["terms"]["accuracy"] == 0.8  # type: ignore[index]
+    assert found["shed"] == {"normal": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--load", "nan"), "--load"),
+        (("--load", "-1"), "--load"),
+        (("--load", "5", "--cores", "0"), "expected auto, or a whole number"),
+        (("--load", "5", "--cores", "many"), "expected auto, or a whole number"),
+        (("--load", "5", "--adapter", "magic"), "expected infadapter"),
+        (("--load", "5", "--current", "/nowhere.json"), "/nowhere.json"),
+        (("--load", "900000000", "--cores", "auto"), "do not carry"),
+    ],
+)
+def test_bad_words_are_told_what_was_expected(family: Path, words: tuple[str, ...], said: str) -> None:
+    done = poise(str(family), *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_current_allocation_of_another_service_is_refused(family: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "now.json"
+    wrong.write_text(json.dumps({"workers": [{"variants": ["huge"], "count": 1}]}))
+    done = poise(str(family), "--load", "5", "--current", str(wrong))
+    assert done.returncode == 2
+    assert "huge" in done.stderr
+    wrong.write_text(json.dumps({"workers": [{"variants": ["small"], "count": 0}]}))
+    assert "count" in poise(str(family), "--load", "5", "--current", str(wrong)).stderr
