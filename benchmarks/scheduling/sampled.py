@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from suite.bench import Bench
 
 from .cells import Cells
-from .common import policies, seeds
+from .common import ORDER, policies, seeds
 from .plots import Line
 from .settings import Scope
 from .tasks import Figures, Sample
@@ -44,15 +44,16 @@ def sampled(
     scope: Scope,
     length_s: Callable[[str, float], float],
     *,
+    names: Sequence[str] = ORDER,
     jitter: float = 0.0,
     mmpp: bool = False,
 ) -> Runs:
-    """Simulate every policy at multiples of each setting's load. ``length_s(setting, load)``: how long."""
+    """Simulate policies at multiples of each setting's load. ``length_s(setting, load)``: how long."""
     tasks = {}
     for name, capacity in capacity_rps.items():
         for factor in factors:
             load = round(factor * capacity, 4)
-            for policy in policies(bench):
+            for policy in policies(bench, names):
                 tasks[name, policy, factor] = Sample(
                     setting=name,
                     policy=policy,
