@@ -47,6 +47,8 @@ SPENT = 0.003
 """Below this share of its cap a balance counts as spent: batches that draw from it are not affordable then."""
 STRETCH = 1.01
 """What is affordable, or the least time, is exceeded by this: at its edge points save no time worth the accuracy."""
+BARGAIN = 0.25
+"""In overload accuracy is bought where it costs no more than this share of its price in large batches."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 SUSTAINED_TOLERANCE = 1e-6
@@ -241,9 +243,14 @@ class _Search:
         return sum([entry.floor * count for entry, count in prefixes.taken(cut)]) - planned.accuracy_sum
 
     def stretched(self, found: _Candidate) -> Composition:
-        """Plan a batch at its cheapest plan anew with a little more time, for what accuracy that buys."""
-        planned = found.planned
-        budget_s = min(STRETCH * planned.latency_s, self._limits.hard_s(found.cut))
+        """Plan a batch at its cheapest plan anew, with a little more time, or what buys accuracy far below its price.
+
+        Else a balance would be spent on modes that save next to no time.
+        """
+        planned, first = found.planned, self._view.entries[0]
+        costs = self._view.costs.at(found.prefixes.rung(found.cut) if found.plans.shorter else 0)
+        bargain_s = costs.worth_s(found.plans, first.job.available, first.floor, found.cut.items, BARGAIN)
+        budget_s = min(max(STRETCH * planned.latency_s, bargain_s), self._limits.hard_s(found.cut))
         better = compose(found.plans, planned.demands, budget_s) if budget_s > planned.latency_s else None
         return better or planned
 
