@@ -160,7 +160,9 @@ def test_both_methods_find_the_same_at_sizes_that_cannot_be_tried_out(model: dic
     shared = LatencyModel(additive.sets, additive.accuracy, (*additive.groups, free), 20)
     for one, other in zip(frontiers(additive), frontiers(shared), strict=True):
         assert one.latency_s == other.latency_s
-        assert one.accuracy == pytest.approx(other.accuracy, abs=1e-12)  # of equally good plans either is taken
+        assert one.accuracy == pytest.approx(
+            other.accuracy, abs=1e-12
+        )  # of equally good plans either is taken
 
 
 def test_ties_leave_one_point() -> None:
