@@ -209,6 +209,7 @@ def _show(folder: ServiceFolder, found: CoreAllocation, load: float) -> None:
         f"objective {found.objective:.5f}: accuracy {found.accuracy:.4f}, {found.resource:.0%} of the cores, "
         f"loading {found.loading:.2f}; {found.status}, {found.solve_s * 1e3:.1f} ms",
         highlight=False,
+        soft_wrap=True,
     )
     if found.shed_rps:
         out.print(f"{found.shed_rps:g} of {load:g} requests/s are more than all cores carry", highlight=False)
