@@ -48,7 +48,7 @@ SPENT = 0.003
 STRETCH = 1.01
 """What is affordable, or the least time, is exceeded by this: at its edge points save no time worth the accuracy."""
 BARGAIN = 0.25
-"""In overload accuracy is bought where it costs no more than this share of its price in large batches."""
+"""Accuracy is bought in any case where it costs no more than this share of its price in large batches."""
 GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 SUSTAINED_TOLERANCE = 1e-6
@@ -93,7 +93,7 @@ class Poise(Policy):
             best = search.best(FINE_SHARES)
         if best is None:
             return None
-        planned = best.planned if best.affordable else search.stretched(best)
+        planned = search.improved(best)
         if not planned.demands[0].members:
             planned.demands[0].members = best.prefixes.taken(best.cut)
         return Choice(
@@ -242,15 +242,19 @@ class _Search:
             return self._view.entries[0].floor * cut.items - planned.accuracy_sum
         return sum([entry.floor * count for entry, count in prefixes.taken(cut)]) - planned.accuracy_sum
 
-    def stretched(self, found: _Candidate) -> Composition:
-        """Plan a batch at its cheapest plan anew, with a little more time, or what buys accuracy far below its price.
+    def improved(self, found: _Candidate) -> Composition:
+        """Plan a batch anew with the time that buys accuracy far below its price; beyond its share, a little more.
 
         Else a balance would be spent on modes that save next to no time.
         """
         planned, first = found.planned, self._view.entries[0]
-        costs = self._view.costs.at(found.prefixes.rung(found.cut) if found.plans.shorter else 0)
-        bargain_s = costs.worth_s(found.plans, first.job.available, first.floor, found.cut.items, BARGAIN)
-        budget_s = min(max(STRETCH * planned.latency_s, bargain_s), self._limits.hard_s(found.cut))
+        costs = self._view.costs
+        if costs.padded:
+            costs = costs.at(found.prefixes.rung(found.cut))
+        budget_s = costs.worth_s(found.plans, first.job.available, first.floor, found.cut.items, BARGAIN)
+        if not found.affordable:
+            budget_s = max(budget_s, STRETCH * planned.latency_s)
+        budget_s = min(budget_s, self._limits.hard_s(found.cut))
         better = compose(found.plans, planned.demands, budget_s) if budget_s > planned.latency_s else None
         return better or planned
 
