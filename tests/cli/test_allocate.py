@@ -58,14 +58,32 @@ def allocated(*words: str) -> dict[str, object]:
 def test_little_load_goes_to_the_accurate_variant_and_much_to_the_small_one(family: Path) -> None:
     little = allocated(str(family), "--load", "10")
     assert little["workers"] == [
-        {"variants": ["large"], "count": 1, "cell": 0, "threads": 1, "device": "cpu"}
+        {
+            "variants": ["large"],
+            "count": 1,
+            "cell": 0,
+            "threads": 1,
+            "device": "cpu",
+            "batch_cap_s": None,
+            "service": "",
+        }
     ]
     assert little["shares"] == {"normal": {"large": 10.0}}
     assert little["terms"] == {"accuracy": 0.8, "resource": 0.25, "loading": 1.0}
     assert little["objective"] == pytest.approx(0.8 - 0.05 * 0.25 - 0.001)
     assert little["status"] == "optimal"
     much = allocated(str(family), "--load", "400")
-    assert much["workers"] == [{"variants": ["small"], "count": 4, "cell": 0, "threads": 1, "device": "cpu"}]
+    assert much["workers"] == [
+        {
+            "variants": ["small"],
+            "count": 4,
+            "cell": 0,
+            "threads": 1,
+            "device": "cpu",
+            "batch_cap_s": None,
+            "service": "",
+        }
+    ]
     assert much["shed"] == {"normal": pytest.approx(400 - 256)}  # 0.8 · 0.8 · 4 / 0.01
 
 

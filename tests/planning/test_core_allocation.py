@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poise.domain.adapter_settings import AdapterSettings
 from poise.domain.profile import CapacityPoint, LatencyPoint, ModeProfile, StageProfile, VariantProfile
-from poise.domain.service import AdapterSettings
 from poise.planning.core_allocation import Candidate, CoreProblem, allocate_cores, judge
 from poise.planning.core_capacity import candidate_of
 from poise.planning.core_oracle import EveryAllocation

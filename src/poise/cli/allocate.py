@@ -11,52 +11,14 @@ import typer
 from rich.table import Table
 
 from poise.cli.console import out, print_json
+from poise.domain.allocation import Allocation, Terms, Workers
 from poise.domain.decoding import decode_json
-from poise.domain.file_struct import FileStruct
-from poise.domain.quantities import require_at_least_one
-from poise.domain.service import Device
 from poise.errors import ConfigError, WorkerError
 from poise.files import ServiceFolder, open_service
 from poise.planning.core_allocation import CoreAllocation, CoreProblem, allocate_cores
 from poise.planning.core_capacity import candidate_of
 
 MOST_CORES = 4096
-
-
-class Terms(FileStruct, frozen=True, kw_only=True, omit_defaults=False):
-    """The objective's terms before they are weighed."""
-
-    accuracy: float
-    resource: float
-    loading: float
-
-
-class Workers(FileStruct, frozen=True, kw_only=True, omit_defaults=False):
-    """Workers alike, on one cell."""
-
-    variants: tuple[str, ...]
-    count: int
-    cell: int = 0
-    threads: int = 1
-    device: Device = "cpu"
-
-    def __post_init__(self) -> None:
-        if not self.variants:
-            raise ValueError("got no variants, expected at least one")
-        require_at_least_one(self.count, "count")
-        require_at_least_one(self.threads, "threads")
-
-
-class Allocated(FileStruct, frozen=True, kw_only=True, omit_defaults=False):
-    """An allocation as it is printed, and read by ``--current``. Units: requests/s, seconds; by class."""
-
-    workers: tuple[Workers, ...]
-    objective: float | None = None
-    terms: Terms | None = None
-    shares: dict[str, dict[str, float]] = {}
-    shed: dict[str, float] = {}
-    solve_s: float = 0.0
-    status: str = ""
 
 
 def allocate(
@@ -160,17 +122,17 @@ def _answer(found: CoreAllocation | None) -> CoreAllocation:
     return found
 
 
-def _read(path: Path) -> Allocated:
+def _read(path: Path) -> Allocation:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}", file=str(path), expected="a file that --json printed"
         ) from None
-    return decode_json(data, Allocated, str(path))
+    return decode_json(data, Allocation, str(path))
 
 
-def _cores_of(allocated: Allocated, folder: ServiceFolder) -> dict[str, int]:
+def _cores_of(allocated: Allocation, folder: ServiceFolder) -> dict[str, int]:
     """Return the cores of each variant; of a worker with several variants, all have its cores."""
     found: dict[str, int] = {}
     for workers in allocated.workers:
@@ -185,9 +147,9 @@ def _cores_of(allocated: Allocated, folder: ServiceFolder) -> dict[str, int]:
     return found
 
 
-def _as_printed(folder: ServiceFolder, found: CoreAllocation) -> Allocated:
+def _as_printed(folder: ServiceFolder, found: CoreAllocation) -> Allocation:
     name = folder.service.default_class
-    return Allocated(
+    return Allocation(
         objective=found.objective,
         terms=Terms(accuracy=found.accuracy, resource=found.resource, loading=found.loading),
         workers=tuple(Workers(variants=(variant,), count=count) for variant, count in found.cores.items()),

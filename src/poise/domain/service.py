@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from poise.domain.adapter_settings import AdapterSettings
 from poise.domain.file_struct import FileStruct
 from poise.domain.modalities import (
     MAX_MODALITIES,
@@ -192,18 +193,24 @@ class Budget(FileStruct, frozen=True, kw_only=True):
 
 
 class WorkerKind(FileStruct, frozen=True, kw_only=True):
-    """Workers alike: a resident set of variants, threads, device and how many."""
+    """Workers alike: a resident set of variants, threads, device and how many.
+
+    Units: ``batch_cap_ms`` in milliseconds: no batch of theirs is planned to take longer; null leaves it to the policy.
+    """
 
     variants: tuple[str, ...]
     threads: int = 1
     count: int = 1
     device: Device = "cpu"
+    batch_cap_ms: float | None = None
 
     def __post_init__(self) -> None:
         if not self.variants or len(set(self.variants)) != len(self.variants):
             raise ValueError(f"got variants {list(self.variants)}, expected at least one variant, each once")
         require_at_least_one(self.threads, "threads")
         require_at_least_one(self.count, "count")
+        if self.batch_cap_ms is not None:
+            require_positive(self.batch_cap_ms, "batch_cap_ms")
 
 
 class Guarantee(FileStruct, frozen=True, kw_only=True):
@@ -237,42 +244,6 @@ class SchedulerSettings(FileStruct, frozen=True, kw_only=True):
             raise ValueError(f"got max_batch {self.max_batch}, expected at most {MAX_BATCH}")
         require_at_least_one(self.queue_jobs, "queue_jobs")
         require_at_least_one(self.queue_items, "queue_items")
-
-
-class ForecasterSettings(FileStruct, frozen=True, kw_only=True):
-    """Which forecaster the adapter uses."""
-
-    kind: str = "ewma"
-
-
-class AdapterSettings(FileStruct, frozen=True, kw_only=True):
-    """The adapter's settings. Units: ``interval_s`` and ``time_limit_s`` in seconds."""
-
-    policy: str = "static"
-    interval_s: float = 30.0
-    alpha: float = 1.0
-    beta: float = 0.05
-    gamma: float = 0.001
-    headroom: float = 1.1
-    stabilise: int = 4
-    time_limit_s: float = 1.0
-    forecaster: ForecasterSettings = ForecasterSettings()
-    variant: str | None = None
-    min_cores: int = 1
-    capacity_factor: float = 0.8
-    fit_cores: tuple[int, ...] = (1, 2, 4, 8, 16)
-
-    def __post_init__(self) -> None:
-        for field in ("interval_s", "headroom", "time_limit_s", "capacity_factor"):
-            require_positive(getattr(self, field), field)
-        for field in ("alpha", "beta", "gamma"):
-            require_not_negative(getattr(self, field), field)
-        require_at_least_one(self.stabilise, "stabilise")
-        require_at_least_one(self.min_cores, "min_cores")
-        if len(self.fit_cores) < 2 or any(c < 1 for c in self.fit_cores):
-            raise ValueError(
-                f"got fit_cores {list(self.fit_cores)}, expected at least two core counts of at least 1"
-            )
 
 
 class Service(FileStruct, frozen=True, kw_only=True):

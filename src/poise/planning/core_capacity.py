@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from poise.domain.adapter_settings import AdapterSettings
 from poise.domain.profile import VariantProfile
-from poise.domain.service import AdapterSettings
 from poise.planning.core_allocation import Candidate
 
 SLO_TOLERANCE = 1e-9

@@ -1,0 +1,49 @@
+"""What every forecaster is: a history of rates in, quantiles of the largest rate ahead out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Rates = NDArray[np.float64]
+
+
+class RateHistory(msgspec.Struct, frozen=True):
+    """The arrivals of each whole second, oldest first.
+
+    Shapes: ``rates`` [seconds]. Units: arrivals per second; NaN where a second was not observed. ``end_s`` is when the
+    last of them ended, in seconds since the epoch (UTC), for what depends on the hour or the day.
+    """
+
+    rates: Rates
+    end_s: float
+
+
+class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Quantiles of the largest rate of any second within ``horizon_s`` from the history's end.
+
+    Shapes: ``levels`` rise within (0, 1), ``rates`` never fall; one rate for each level. Units: arrivals per second,
+    seconds. ``forecaster`` is the name of what made it: a fallback's where the one asked for could not.
+    """
+
+    horizon_s: float
+    levels: tuple[float, ...]
+    rates: tuple[float, ...]
+    forecaster: str
+
+    def at(self, level: float) -> float:
+        """Return the rate at a level: linear between the quantiles, the nearest one beyond them."""
+        return float(np.interp(level, self.levels, self.rates))
+
+
+class Forecaster(Protocol):
+    """Forecasts the largest rate within a horizon. It keeps no history of its own and reads no clock."""
+
+    name: str
+
+    def forecast(self, history: RateHistory, horizon_s: float) -> Forecast:
+        """Return a forecast; a short or an empty history has an answer too."""
+        ...
