@@ -55,16 +55,24 @@ class BatchTimes(Protocol):
         ...
 
 
-class _Worker:
-    """What the driver knows of a worker: whether it is up, which batch it has, how slow it is."""
+class SimulatedState:
+    """What the driver knows of a worker: whether it is up, which batch it has, how slow it is.
 
-    __slots__ = ("batch_id", "factor", "kind", "up")
+    Units: seconds. ``busy_s``: the time of all batches that are done; ``begun_s`` when the present one began.
+    """
+
+    __slots__ = ("batch_id", "begun_s", "busy_s", "factor", "kind", "up")
 
     def __init__(self, kind: SimulatedWorker) -> None:
         self.kind = kind
         self.up = False
         self.batch_id: int | None = None
         self.factor = 1.0
+        self.busy_s = self.begun_s = 0.0
+
+    def busy_until_s(self, now_s: float) -> float:
+        """Return for how long it was busy until now."""
+        return self.busy_s if self.batch_id is None else self.busy_s + now_s - self.begun_s
 
 
 class Driver:
@@ -89,6 +97,7 @@ class Driver:
     ) -> None:
         self.decision_s = array("d")
         self.now_s = 0.0
+        self._counts_arrivals = False
         self._handle = scheduler.handle
         self._decided = self.decision_s.append
         self._draw = times.draw
@@ -96,7 +105,7 @@ class Driver:
         self._answered = self._ledger.answered
         self._refused = self._ledger.refused
         self._observe = observe
-        self._workers = {worker.id: _Worker(worker) for worker in workers}
+        self._workers = {worker.id: SimulatedState(worker) for worker in workers}
         self._waiting: dict[int, Job] = {}
         self._wake_s = math.inf
         self._sequence = 0
@@ -124,19 +133,21 @@ class Driver:
         Raises:
             InternalError: the scheduler asked for something impossible, or left a job without an outcome.
         """
-        for worker in self._workers.values():
-            self._ready(worker)
+        self.begin()
         heap, waiting, step = self._heap, self._waiting, self._step
         arrivals = iter(jobs)
         nothing: tuple[float, Job | None] = (math.inf, None)
         arrive_s, job = next(arrivals, nothing)
         idle_wakes = 0
+        counts = self._counts_arrivals
         while job is not None or waiting:
             planned_s = heap[0][0] if heap else math.inf
             wake_s = self._wake_s
             if job is not None and arrive_s <= planned_s and arrive_s <= wake_s:
                 self.now_s = arrive_s
                 waiting[job.id] = job
+                if counts:
+                    self.arrived(job)
                 step(JobArrived(arrive_s, job))
                 arrive_s, job = next(arrivals, nothing)
             elif heap and planned_s <= wake_s:
@@ -155,6 +166,14 @@ class Driver:
                 left = list(waiting.values())[:10]
                 story = tuple(f"job {job.id} arrived at {job.arrival_s} s" for job in left)
                 raise InternalError(f"{len(waiting)} jobs wait for what will never happen", story=story)
+
+    def begin(self) -> None:
+        """Make the first workers ready."""
+        for worker in self._workers.values():
+            self._ready(worker)
+
+    def arrived(self, job: Job) -> None:
+        """Take note of an arrival; called where ``_counts_arrivals`` is set."""
 
     def _plan(self, at_s: float, happen: Callable[[Any], None], detail: object) -> None:
         self._sequence += 1
@@ -202,6 +221,7 @@ class Driver:
             run_s *= worker.factor
             stage_s = tuple((name, time_s * worker.factor) for name, time_s in stage_s)
         worker.batch_id = command.batch_id
+        worker.begun_s = self.now_s
         done_s = self.now_s + run_s
         done = BatchDone(done_s, command.batch_id, kind.id, run_s, stage_s)
         self._sequence += 1
@@ -210,12 +230,13 @@ class Driver:
     # What happens
 
     def _batch_done(self, done: BatchDone) -> None:
-        worker = self._workers[done.worker_id]
-        if worker.batch_id == done.batch_id:  # else it was lost with its worker
+        worker = self._workers.get(done.worker_id)
+        if worker is not None and worker.batch_id == done.batch_id:  # else it was lost with its worker
             worker.batch_id = None
+            worker.busy_s += done.run_s
             self._step(done)
 
-    def _ready(self, worker: _Worker) -> None:
+    def _ready(self, worker: SimulatedState) -> None:
         worker.up = True
         kind = worker.kind
         self._step(WorkerReady(self.now_s, kind.id, kind.variants, kind.threads, kind.device))
