@@ -19,6 +19,9 @@ from poise.adapting.commands import ActivateWorker, Command, LoadWorker, ParkWor
 from poise.adapting.policy import one_of
 from poise.adapting.workers import Worker, WorkerBooks
 from poise.domain.allocation import Workers
+from poise.domain.service import Device
+
+Residence = tuple[str, tuple[str, ...], int, Device]
 
 Carries = Callable[[tuple[Workers, ...]], bool]
 """Whether some workers carry the present load."""
@@ -61,47 +64,62 @@ class Reconciler:
             wanted[one_of(workers)] += workers.count
         active = Counter(worker.kind for worker in self._books.in_state("active"))
         missing = wanted - active
-        self._drop_unwanted_loads(missing)
-        ready: list[Worker] = []
-        pending_cores = 0
+        pending_cores = self._load_missing(wanted, carries, held_back or {})
+        ready: list[tuple[Worker, Workers]] = []
+        standby = self._books.in_state("standby")
         for kind, count in missing.items():
-            standby = [w for w in self._books.in_state("standby") if w.kind == kind][:count]
-            ready += standby
-            coming = sum(w.kind == kind for w in self._books.in_state("loading", "parking"))
-            to_come = max(0, count - len(standby))
-            pending_cores += _cores(kind) * to_come
-            for _ in range(to_come - coming):
-                if held_back and kind in held_back:
+            for worker in [w for w in standby if residence(w.kind) == residence(kind)][:count]:
+                standby.remove(worker)
+                ready.append((worker, kind))
+        places = {residence(kind) for kind in missing}
+        recast = any(residence(kind) in places for kind in active - wanted)
+        self._release(active - wanted, pending_cores, followed=recast or bool(ready))
+        for worker, kind in ready:
+            self._activate(worker, kind)
+        if not self._standby:
+            for worker in standby:
+                self._stop(worker)
+        return Reconciled(self._commands, self._blocked)
+
+    def _load_missing(
+        self, wanted: Counter[Workers], carries: Carries, held_back: Mapping[Workers, float]
+    ) -> int:
+        """Load what is not resident yet, and give up loads that are not wanted; return the cores still to come."""
+        resident: Counter[Residence] = Counter()
+        for worker in self._books.in_state("active", "standby", "parking", "loading"):
+            resident[residence(worker.kind)] += 1
+        needed: Counter[Residence] = Counter()
+        for kind, count in wanted.items():
+            needed[residence(kind)] += count
+        for worker in self._books.in_state("loading"):
+            if resident[residence(worker.kind)] > needed[residence(worker.kind)]:
+                resident[residence(worker.kind)] -= 1
+                self._stop(worker)
+        for kind in wanted:
+            place = residence(kind)
+            while resident[place] < needed[place]:
+                if kind in held_back:
                     self._blocked = (
                         self._blocked or "a worker that could not be loaded waits to be tried again"
                     )
-                elif not self._load(kind, wanted, carries):
                     break
-        self._release(active - wanted, pending_cores, followed=bool(ready))
-        for worker in ready:
-            self._activate(worker)
-        if not self._standby:
-            for worker in self._books.in_state("standby"):
-                if worker not in ready:
-                    self._stop(worker)
-        return Reconciled(self._commands, self._blocked)
-
-    def _drop_unwanted_loads(self, missing: Counter[Workers]) -> None:
-        """Stop loading what is not wanted any more."""
-        left = Counter(missing)
-        for worker in self._books.in_state("standby", "parking"):
-            left[worker.kind] -= 1
-        for worker in self._books.in_state("loading"):
-            left[worker.kind] -= 1
-            if left[worker.kind] < 0:
-                self._stop(worker)
+                if not self._load(kind, wanted, carries):
+                    break
+                resident[place] += 1
+        loading = Counter(residence(worker.kind) for worker in self._books.in_state("loading"))
+        cores = {residence(kind): _cores(kind) for kind in wanted}
+        return sum(
+            cores[place] * (loading[place] + max(0, count - resident[place]))
+            for place, count in needed.items()
+        )
 
     def _load(self, kind: Workers, wanted: Counter[Workers], carries: Carries) -> bool:
         """Begin to load a worker, where memory allows or can be freed; say whether it did."""
         needed = self._memory_of(kind)
         if not self._has_memory(needed):
+            places = {residence(each) for each in wanted}
             for spare in self._books.in_state("standby"):
-                if wanted[spare.kind] == 0 and not self._has_memory(needed):
+                if residence(spare.kind) not in places and not self._has_memory(needed):
                     self._stop(spare)
         if not self._has_memory(needed):
             self._drain_for(needed, wanted, carries)
@@ -130,7 +148,9 @@ class Reconciler:
                 if self._freed() >= needed:
                     return
         if not any(worker.state == "stopping" for worker in self._books):
-            self._blocked = "memory does not hold old and new workers, and the rest does not carry the load"def _freed(self) -> int:
+            self._blocked = "memory does not hold old and new, and the old alone carry the load"
+
+    def _freed(self) -> int:
         return sum(self._memory_of(worker.kind) for worker in self._books.in_state("stopping"))
 
     def _slots_to_inherit(self, kind: Workers, wanted: Counter[Workers]) -> tuple[int, ...]:
@@ -150,7 +170,7 @@ class Reconciler:
     def _release(self, surplus: Counter[Workers], pending_cores: int, *, followed: bool) -> None:
         """Let workers go that the target does without, but as many cores as are still to be loaded.
 
-        The last one goes only if it is ``followed`` by one that is ready.
+        The last one goes only if it is ``followed`` by one that is ready, or comes back with another batch-time cap.
         """
         leaving = [worker for worker in self._books.in_state("active") if surplus[worker.kind] > 0]
         kept = pending_cores
@@ -166,12 +186,12 @@ class Reconciler:
             surplus[worker.kind] -= 1
             self._park(worker)
 
-    def _activate(self, worker: Worker) -> None:
-        slots = self._books.take_slots(worker.kind)
+    def _activate(self, worker: Worker, kind: Workers) -> None:
+        slots = self._books.take_slots(kind)
         if slots is None:
             return  # when the cores are free this is asked again
-        worker.slots, worker.state = slots, "active"
-        self._commands.append(ActivateWorker(worker.worker_id, worker.kind, slots))
+        worker.kind, worker.slots, worker.state = kind, slots, "active"
+        self._commands.append(ActivateWorker(worker.worker_id, kind, slots))
 
     def _park(self, worker: Worker) -> None:
         if not self._standby:
@@ -185,6 +205,11 @@ class Reconciler:
             worker.slots = ()
         worker.state = "stopping"
         self._commands.append(StopWorker(worker.worker_id))
+
+
+def residence(kind: Workers) -> Residence:
+    """Return what a worker of a kind has loaded: its batch-time cap and its cell may change at no cost."""
+    return kind.service, tuple(sorted(kind.variants)), kind.threads, kind.device
 
 
 def _cores(kind: Workers) -> int:
