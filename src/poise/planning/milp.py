@@ -66,6 +66,10 @@ class Programme:
         self._row_lower.append(lower)
         self._row_upper.append(upper)
 
+    def bound(self, column: int, *, upper: float) -> None:
+        """Replace a variable's upper bound."""
+        self._upper[column] = upper
+
     def price(self, costs: Mapping[int, float]) -> None:
         """Replace the objective."""
         self._cost = [costs.get(column, 0.0) for column in range(len(self._cost))]

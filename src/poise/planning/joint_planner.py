@@ -1,0 +1,237 @@
+"""E4 for a service, or several on one budget: what does not change is worked out once, then solved for any loads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from math import inf
+
+import msgspec
+
+from poise.domain.allocation import Allocation, Workers
+from poise.domain.profile import Profile
+from poise.domain.rate_table import RateTable
+from poise.domain.service import Service
+from poise.planning.joint_allocation import JointSolution, solve_jointly
+from poise.planning.joint_pools import Pools, pools_of
+from poise.planning.joint_problem import JointProblem, Kind, LoadClass, residence_of
+from poise.planning.milp import Programme
+from poise.planning.worker_kinds import KindMaker
+
+SERVICE_BEFORE = "/"
+"""``service/class``: a class of one of several services."""
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """Kinds and pools for some classes on some budget."""
+
+    kinds: tuple[Kind, ...]
+    pools: Pools
+
+
+class JointPlanner:
+    """Solves E4 for a service at any loads. Pure, and cheap once a budget has been met.
+
+    Loads are items/s by class, ``class:label`` for what brings only the modalities of a label, and of several
+    services (``joined``) ``service/class``. Workers of several services name theirs.
+    """
+
+    def __init__(self, service: Service, profile: Profile, rates: RateTable) -> None:
+        self._makers: dict[str, KindMaker] = {"": KindMaker(service, profile, rates)}
+        self._service = service
+        self._known: dict[tuple[object, ...], _Known] = {}
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Service, Profile, RateTable]]) -> JointPlanner:
+        """Return the planner of several services on one budget: the first one's, whose weights α, β, γ hold too."""
+        planner = cls(*parts[0])
+        if len(parts) > 1:
+            planner._makers = {
+                service.service: KindMaker(service, profile, rates, service.service)
+                for service, profile, rates in parts
+            }
+        return planner
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes."""
+        return tuple(maker.prefix + name for maker in self._makers.values() for name in maker.service.classes)
+
+    def problem(
+        self,
+        loads: Mapping[str, float],
+        *,
+        running: Sequence[Workers] = (),
+        standby: Sequence[Workers] = (),
+        cores: int | None = None,
+        memory_bytes: float | None = None,
+        cells: int | None = None,
+    ) -> JointProblem:
+        """Return the problem at some loads; the budget is the service's own where none is given.
+
+        Raises:
+            ValueError: no such class or modalities, or a load that is no finite number of at least 0.
+        """
+        return self._problem(loads, running, standby, cores, memory_bytes, cells)[0]
+
+    def solve(
+        self,
+        loads: Mapping[str, float],
+        *,
+        running: Sequence[Workers] = (),
+        standby: Sequence[Workers] = (),
+        cores: int | None = None,
+        memory_bytes: float | None = None,
+        cells: int | None = None,
+        time_limit_s: float = inf,
+        gap: float = 0.0,
+    ) -> Allocation | None:
+        """Return the best allocation at some loads, or the best found in time; None where there is no answer.
+
+        ``running`` and ``standby``: what is loaded now, with and without cores. Raises as ``problem`` does.
+        """
+        problem, pools = self._problem(loads, running, standby, cores, memory_bytes, cells)
+        solution = solve_jointly(
+            problem, time_limit_s=time_limit_s, gap=gap, start=tuple(running), pools=pools
+        )
+        return None if solution is None else _of_known_classes(solution, problem)
+
+    def capacity_rps(
+        self, workers: Sequence[Workers], mix: Mapping[str, float] | None = None, *, cores: int | None = None
+    ) -> float:
+        """Return the load, items/s over all classes, that given workers carry without shedding.
+
+        ``mix``: how the load is divided over the classes (default: all of it is of the first one).
+        """
+        shares = dict(mix) if mix else {self.classes[0]: 1.0}
+        total = sum(shares.values())
+        if not workers or total <= 0:
+            return 0.0
+        problem, _ = self._problem(
+            {name: share / total for name, share in shares.items()}, workers, (), cores, None, None
+        )
+        return _most_carried(problem, workers)
+
+    def _problem(
+        self,
+        loads: Mapping[str, float],
+        running: Sequence[Workers],
+        standby: Sequence[Workers],
+        cores: int | None,
+        memory_bytes: float | None,
+        cells: int | None,
+    ) -> tuple[JointProblem, Pools]:
+        budget, adapter = self._service.budget, self._service.adapter
+        cores = budget.cores if cores is None else cores
+        memory_bytes = float(budget.memory_bytes) if memory_bytes is None else memory_bytes
+        classes = [self._load_class(name, load) for name, load in loads.items()]
+        for each in classes:
+            if not (math.isfinite(each.load_rps) and each.load_rps >= 0):
+                raise ValueError(
+                    f"got a load of {each.load_rps!r} of class {each.name!r}, expected a finite number of at least 0"
+                )
+        known = self._kinds(tuple(classes), (*running, *standby), cores, memory_bytes)
+        return JointProblem(
+            classes=tuple(classes),
+            kinds=known.kinds,
+            cores=cores,
+            memory_bytes=memory_bytes,
+            accelerators=budget.accelerators,
+            cells=budget.cells if cells is None else cells,
+            running=tuple(running),
+            standby=tuple(standby),
+            alpha=adapter.alpha,
+            beta=adapter.beta,
+            gamma=adapter.gamma,
+            longest_load_s=max(
+                variant.load_time_s for maker in self._makers.values() for variant in maker.profile.variants
+            ),
+        ), known.pools
+
+    def _load_class(self, name: str, load_rps: float) -> LoadClass:
+        maker, key = self._maker(name)
+        return maker.load_class(key, load_rps)
+
+    def _maker(self, name: str) -> tuple[KindMaker, str]:
+        if "" in self._makers:
+            return self._makers[""], name
+        service, _, key = name.partition(SERVICE_BEFORE)
+        if service not in self._makers:
+            raise ValueError(
+                f"got load of {name!r}, expected SERVICE/CLASS with a service of {sorted(self._makers)}"
+            )
+        return self._makers[service], key
+
+    def _kinds(
+        self, classes: tuple[LoadClass, ...], loaded: Sequence[Workers], cores: int, memory_bytes: float
+    ) -> _Known:
+        """Return the kinds of a budget, and those of what is loaded now, whatever it is."""
+        names = tuple(each.name for each in classes)
+        homes = tuple(sorted({residence_of(workers) for workers in loaded}))
+        key = names, homes, cores, memory_bytes
+        found = self._known.get(key)
+        if found is None:
+            keys = [(maker, self._keys_of(maker, names)) for maker in self._makers.values()]
+            kinds: dict[tuple[object, ...], Kind] = {}
+            for maker, own in keys:
+                for kind in maker.kinds(own, cores, memory_bytes, self._service.budget.accelerators):
+                    kinds[*kind.residence, kind.batch_cap_s] = kind
+                for service, variants, threads, device in homes:
+                    if service != maker.name:
+                        continue
+                    ordered = tuple(name for name in maker.service.variants if name in variants)
+                    if len(ordered) != len(variants):
+                        continue  # a variant that the service no longer has
+                    for cap_s in maker.caps_s:
+                        kind = maker.kind(ordered, threads, device, cap_s, own)
+                        if kind.options:
+                            kinds.setdefault((*kind.residence, cap_s), kind)
+            listed = tuple(kinds.values())
+            found = self._known[key] = _Known(listed, pools_of(listed, classes))
+        return found
+
+    def _keys_of(self, maker: KindMaker, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(key for name in names for owner, key in (self._maker(name),) if owner is maker)
+
+
+def _of_known_classes(solution: JointSolution, problem: JointProblem) -> Allocation:
+    return solution.allocation(problem)
+
+
+def _most_carried(problem: JointProblem, workers: Sequence[Workers]) -> float:
+    """Return the largest factor on the loads that some workers carry: a linear programme."""
+    programme = Programme()
+    scale = programme.column(1.0)
+    pools = pools_of(problem.kinds, problem.classes)
+    rows: list[list[tuple[int, float]]] = [[(scale, -each.load_rps)] for each in problem.classes]
+    above: list[list[tuple[int, float]]] = [[] for _ in problem.classes]
+    counted: dict[tuple[object, ...], int] = {}
+    caps = {(*kind.residence, kind.batch_cap_s) for kind in problem.kinds}
+    for each in workers:
+        cap_s = each.batch_cap_s
+        if (*residence_of(each), cap_s) not in caps:
+            own = [k.batch_cap_s for k in problem.kinds if k.residence == residence_of(each)]
+            cap_s = max((c for c in own if c is not None), default=None)
+        key = (*residence_of(each), cap_s, each.cell)
+        counted[key] = counted.get(key, 0) + each.count
+    cells = sorted({each.cell for each in workers})
+    for cell in cells:
+        for pool in pools.pools:
+            kind = problem.kinds[pool.kind]
+            count = counted.get((*kind.residence, kind.batch_cap_s, cell), 0)
+            if count < pool.least or (pool.most is not None and count > pool.most):
+                continue
+            taken: list[tuple[int, float]] = []
+            for q, choices in enumerate(pool.choices):
+                for choice in choices:
+                    column = programme.column()
+                    rows[q].append((column, 1.0))
+                    above[q].append((column, choice.accuracy - problem.classes[q].floor + 1e-9))
+                    taken.append((column, 1.0 / choice.rate_rps))
+            programme.row(taken, upper=float(count))
+    for q, each_class in enumerate(problem.classes):
+        programme.row(rows[q], lower=0.0, upper=0.0)
+        if each_class.scope == "class" and any(margin < 0 for _, margin in above[q]):
+            programme.row(above[q], lower=0.0)
+    solved = programme.solve()
+    return solved.objective if solved.found else 0.0
