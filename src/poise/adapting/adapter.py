@@ -98,13 +98,15 @@ class Adapter:
         }
 
     def start(self, now_s: float, epoch_s: float, initial: tuple[Workers, ...] = ()) -> list[Command]:
-        """Begin: ask for the workers that a service begins with, if the driver did not start them itself."""
+        """Begin with some workers, or with those that a first decision asks for."""
         out = self._out = []
         self._now_s, self._epoch_s = now_s, epoch_s
         self._triggers.begin(now_s)
         if initial:
-            self.target = initial
+            self.target = merged(list(initial))
             self._reconcile()
+        else:
+            self._decide("start")
         return out
 
     def handle(self, event: Event) -> list[Command]:
