@@ -15,9 +15,14 @@ from poise.errors import ConfigError, WorkerError
 from poise.files import open_service
 from poise.profiling import measure_profile, write_profile
 from poise.profiling.footprint import measure_footprint
-from poise.profiling.latency import batch_sizes, sample_inputs
+from poise.profiling.latency import Setting, batch_sizes, sample_inputs, settings
 from poise.profiling.profiler import check_can_measure
 from poise.runtimes import stages_of
+from poise.runtimes.cores import usable_cores
+
+CORES = min(2, len(usable_cores()))  # the tiny service's budget, as far as this machine has it
+THREADS = [1, 2][:CORES]
+SETTINGS = [(1, 1), (1, 2), (2, 2)] if CORES == 2 else [(1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,28 @@ from poise.runtimes import stages_of
 )
 def test_batch_sizes(largest, sizes):
     assert batch_sizes(largest) == sizes
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "expected"),
+    [
+        ((1,), 1, [(1, 1)]),
+        ((1, 2), 2, [(1, 1), (1, 2), (2, 2)]),
+        ((4, 1, 2), 8, [(1, 1), (1, 8), (2, 2), (2, 8), (4, 4), (4, 8)]),
+        ((2,), 3, [(2, 2)]),
+        ((2,), 5, [(2, 2), (2, 4)]),
+        ((4,), 2, [(4, 4)]),
+    ],
+)
+def test_each_number_of_threads_is_timed_alone_and_with_all_cores_busy(threads, cores, expected):
+    assert [(s.threads, s.busy_cores) for s in settings(threads, cores)] == expected
+
+
+def test_every_worker_has_cores_of_its_own():
+    assert Setting(2, 6).places(range(7)) == [(5, 6), (3, 4), (1, 2)]
+    assert Setting(1, 1).places((4, 5)) == [(5,)]
+    assert str(Setting(1, 2)) == "1 thread, 2 cores busy"
+    assert str(Setting(2, 2)) == "2 threads, 2 cores busy"
 
 
 def test_a_whole_profile(tiny):
@@ -44,16 +71,19 @@ def test_a_whole_profile(tiny):
         labels = tuple(mode.label for mode in variant.modes)
         for stage in variant.stages:
             assert stage.labels == stages.get(stage.name, labels)
-            assert [point.batch for point in stage.latency] == [1, 2, 4, 8]
-            assert {point.busy_cores for point in stage.latency} == {1}
+            wanted = SETTINGS if stage.name != WAY_STAGE else [(threads, 1) for threads in THREADS]
+            measured = [(point.threads, point.busy_cores, point.batch) for point in stage.latency]
+            assert measured == [(*setting, batch) for setting in wanted for batch in (1, 2, 4, 8)]
             assert all(point.mean_s > 0 for point in stage.latency)
-            assert len(latency_table(stage.latency, "p99", threads=1)) == 9
+            for threads in THREADS:
+                assert len(latency_table(stage.latency, "p99", threads=threads)) == 9
         assert variant.load_time_s > 0
         assert variant.memory_bytes > 0
     shares = [done for done, _, _ in told]
     assert shares == sorted(shares)
     assert all(0 <= share <= 1 for share in shares)
-    assert {"accuracy of late", "the way to a worker", "latency, 1 thread"} <= {what for _, _, what in told}
+    latencies = {f"latency, 1 thread, 1 core busy (1 of {len(SETTINGS)})"}
+    assert {"accuracy of late", "the way to a worker"} | latencies <= {what for _, _, what in told}
 
 
 def test_without_validation_data_one_mode_has_an_unknown_accuracy(tiny):
@@ -64,7 +94,7 @@ def test_without_validation_data_one_mode_has_an_unknown_accuracy(tiny):
         f"{before}  whole:{sound}".replace("image+sound: ", "# ").replace("image+sound+word: ", "# ")
     )
     folder = open_service(tiny.file)
-    profile = measure_profile(folder, budget_s=0.0)
+    profile = measure_profile(folder, budget_s=0.0, threads=(1,))
     (mode,) = profile.variants[0].modes
     assert (mode.label, mode.accuracy, mode.samples) == ("sound", 0.0, None)
 
@@ -74,7 +104,7 @@ def test_emulated_variants_keep_their_profile(tiny, rewrite):
     late = tiny.file.read_text().split("  late:")[1].split("  whole:")[0]
     folder = rewrite(f"  late:{late}", "  paper: {runtime: emulated}\n")
     before = json.loads((tiny.root / "profile.json").read_text())["variants"][0]
-    profile = measure_profile(folder, budget_s=0.0)
+    profile = measure_profile(folder, budget_s=0.0, threads=(1,))
     write_profile(profile, tiny.root / "profile.json")
     assert [variant.name for variant in profile.variants] == ["paper", "whole"]
     after = json.loads((tiny.root / "profile.json").read_text())["variants"][0]
@@ -120,7 +150,7 @@ def test_inputs_to_time_with_have_the_service_s_types(tiny):
 def test_known_accuracies_are_kept_while_the_files_are_the_same(tiny):
     hashes = tiny.file_hashes() | {"late/head.onnx": "sha256:of-another"}
     known = msgspec.structs.replace(made_up_profile(), files=hashes)
-    profile = measure_profile(tiny, budget_s=0.0, known=known)
+    profile = measure_profile(tiny, budget_s=0.0, threads=(1,), known=known)
     assert profile.variant("whole").modes == known.variant("whole").modes
     assert profile.variant("late").modes != known.variant("late").modes
     assert profile.files == tiny.file_hashes()

@@ -11,7 +11,7 @@ import pytest
 from tests.profiling.conftest import FakeStopwatch
 
 from poise.profiling import timing
-from poise.profiling.timing import CoreStopwatch, Timed, quiet_collector, time_calls
+from poise.profiling.timing import CoreStopwatch, Timed, Timings, quiet_collector, time_calls
 
 
 def steady(name: str, wall_s: float, disturbed: bool = False) -> Callable[[], object]:
@@ -114,6 +114,69 @@ def test_progress_rises_to_one():
     run([steady("a", 1.0)], 50.0, on_round=told.append)
     assert told == sorted(told)
     assert 0.9 < told[-1] <= 1.0
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 5, 17])
+def test_an_interrupted_run_goes_on_where_it_stopped(rounds):
+    calls = [steady("a", 1.0), steady("b", 2.0)]
+
+    def go(timings, on_round=lambda done: None) -> FakeStopwatch:
+        stopwatch = FakeStopwatch()
+        time_calls(
+            calls,
+            stopwatch,
+            budget_s=100.0,
+            generator=np.random.default_rng(timings.rounds),
+            timings=timings,
+            on_round=on_round,
+        )
+        return stopwatch
+
+    whole, timings = Timings(), Timings()
+    go(whole)
+
+    def stop(done: float) -> None:
+        if timings.rounds == rounds:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        go(timings, stop)
+    assert [len(result.clean_s) for result in timings.results] == [rounds] * 2
+    again = go(timings)
+    warming = 2  # each call once: they are dear
+    assert len(again.order) == 2 * (timings.rounds - rounds) + warming
+    assert [result.rounds for result in timings.results] == [list(range(timings.rounds))] * 2
+    assert timings.spent_s <= 100
+    assert whole.rounds - timings.rounds in (0, 1, 2)  # it was warmed up, and rested, once more
+    assert go(timings).order == []
+
+
+def test_the_others_are_told_of_each_visit_and_each_rest():
+    told: list[int | None] = []
+    stopwatch = FakeStopwatch()
+
+    def call(number: int) -> Callable[[], object]:
+        def run_it() -> object:
+            if told:  # after warming up
+                assert told[-1] == number
+            return str(number), 0.2, False
+
+        return run_it
+
+    time_calls(
+        [call(0), call(1), call(2)],
+        stopwatch,
+        budget_s=30.0,
+        generator=np.random.default_rng(1),
+        on_visit=told.append,
+    )
+    assert told.count(None) == stopwatch.rests + 1
+    assert told[-1] is None
+    assert [str(number) for number in told if number is not None] == stopwatch.order[3:]
 
 
 def test_the_collector_is_quiet_meanwhile_and_as_before_after():

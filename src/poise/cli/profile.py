@@ -26,8 +26,12 @@ def profile(
         typer.Option("--budget-s", min=0, help="About how many seconds to take; more make it repeat better."),
     ] = 60.0,
     threads: Annotated[
-        str, typer.Option(help="Numbers of threads of a worker to measure, such as 1 or 1,2.")
-    ] = "1",
+        str | None,
+        typer.Option(
+            help="Numbers of threads of a worker to measure, such as 1 or 1,2,4; default: 1, and all of the budget's "
+            "cores. Each is measured in a worker alone, and with all of the budget's cores busy."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default: where the service file says.")
     ] = None,
@@ -38,10 +42,13 @@ def profile(
             help="Take accuracies from the present profile where models and validation data are unchanged.",
         ),
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over, even where an interrupted run could be gone on with.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the profile on stdout, as JSON.")] = False,
 ) -> None:
     """Measure how right every mode is and how long every stage takes, here, and write the profile."""
-    from poise.profiling import measure_profile, write_profile
+    from poise.profiling import PARTIAL_SUFFIX, PartialFile, measure_profile, write_profile
 
     folder = open_service(service)
     before = folder.resolve(folder.service.profile, "profile", must_exist=False)
@@ -49,11 +56,24 @@ def profile(
     if path.exists() and not path.is_file():
         raise ConfigError(f"{str(path)!r} is no file", field="--out", expected="a path for a file")
     known = folder.load_profile() if keep_accuracy and before.is_file() else None
-    with _progress() as on_progress:
-        measured = measure_profile(
-            folder, budget_s=budget_s, threads=_threads(threads), known=known, on_progress=on_progress
-        )
+    partial = PartialFile(path.with_name(path.name + PARTIAL_SUFFIX), _note)
+    if fresh:
+        partial.remove()
+    try:
+        with _progress() as on_progress:
+            measured = measure_profile(
+                folder,
+                budget_s=budget_s,
+                threads=None if threads is None else _threads(threads),
+                known=known,
+                partial=partial,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:
+        _note("interrupted; the same command goes on from here, and with --fresh it starts over")
+        raise typer.Exit(130) from None
     write_profile(measured, path)
+    partial.remove()
     for warning in _warnings(folder, measured):
         warning_line(warning)
     if json:
@@ -71,6 +91,10 @@ def _threads(text: str) -> tuple[int, ...]:
         raise ConfigError(
             f"got threads {text!r}", field="--threads", expected="whole numbers, such as 1,2"
         ) from None
+
+
+def _note(text: str) -> None:
+    err.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -100,7 +124,14 @@ def _warnings(folder: ServiceFolder, measured: Profile) -> list[str]:
         warnings.append("no validation data: accuracies are unknown and stand as 0")
     for variant in measured.variants:
         disturbed = [
-            f"{s.name} at batch {p.batch}" + (f" of bucket {p.bucket}" if p.bucket else "")
+            f"{s.name} at batch {p.batch}"
+            + (f" of bucket {p.bucket}" if p.bucket else "")
+            + (f" with {p.threads} threads" if p.threads > 1 else "")
+            + (
+                f" beside {(p.busy_cores or 0) // p.threads - 1} others"
+                if (p.busy_cores or 0) > p.threads
+                else ""
+            )
             for s in variant.stages
             for p in s.latency
             if p.contaminated
@@ -125,7 +156,16 @@ def _show(variant: VariantProfile) -> None:
         modes.add_row(mode.label, f"{mode.accuracy:.3f}", str(mode.samples or "unknown"))
     results.print(modes)
     bucketed = any(stage.buckets for stage in variant.stages)
-    columns = ("stage", "threads", *(("bucket",) if bucketed else ()), "batch", "p50 ms", "p95 ms", "p99 ms")
+    columns = (
+        "stage",
+        "threads",
+        "busy cores",
+        *(("bucket",) if bucketed else ()),
+        "batch",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+    )
     stages = Table(*columns, "runs", "")
     for stage in variant.stages:
         for at, point in enumerate(stage.latency):
@@ -141,6 +181,7 @@ def _cells(point: LatencyPoint, *, bucketed: bool) -> list[str]:
     times = [point.statistic("p50"), point.statistic("p95"), point.statistic("p99")]
     return [
         str(point.threads),
+        str(point.busy_cores or ""),
         *((str(point.bucket or ""),) if bucketed else ()),
         str(point.batch),
         *(f"{seconds * 1e3:.3f}" for seconds in times),

@@ -1,8 +1,8 @@
-"""The child processes of profiling: ``python -m poise.profiling footprint …`` and ``… way …``."""
+"""The child processes of profiling: ``python -m poise.profiling footprint …``, ``… way …`` and ``… companion …``."""
 
 import sys
 
-from poise.profiling import footprint, way
+from poise.profiling import companions, footprint, way
 
 if __name__ == "__main__":
-    {"footprint": footprint.main, "way": way.main}[sys.argv[1]](sys.argv[2:])
+    {"footprint": footprint.main, "way": way.main, "companion": companions.main}[sys.argv[1]](sys.argv[2:])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -49,12 +49,17 @@ def count_distinct(items: LabelledItems, tensors: Iterable[str]) -> int:
     return len(seen)
 
 
-def _declared(folder: ServiceFolder) -> dict[str, int]:
+def declared_file(folder: ServiceFolder) -> Path | None:
+    """Return where the maker of the validation data may have said what is independent in it."""
     if folder.service.validation is None:
-        return {}
+        return None
     name = str(PurePosixPath(folder.service.validation).with_suffix(".independent.json"))
-    path = folder.resolve(name, "validation", must_exist=False)
-    if not path.is_file():
+    return folder.resolve(name, "validation", must_exist=False)
+
+
+def _declared(folder: ServiceFolder) -> dict[str, int]:
+    path = declared_file(folder)
+    if path is None or not path.is_file():
         return {}
     try:
         text = path.read_bytes()

@@ -10,16 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poise.domain.datatypes import NUMPY_TYPE
-from poise.domain.profile import LatencyPoint
 from poise.domain.service import Service
 from poise.files import LabelledItems
-from poise.profiling.timing import CoreStopwatch, quiet_collector, time_calls
+from poise.profiling.timing import CoreStopwatch, Timings, quiet_collector, time_calls
 from poise.runtimes import StagedRunner, stage_modalities, stages_of
 from poise.runtimes.machine import first_in_line, pinned
 from poise.runtimes.tensors import padded
 
 StageKey = tuple[str, str]
 """(variant, stage)."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """How stages are timed: in a worker of some threads, while so many cores are busy with the same work.
+
+    ``busy_cores`` counts the worker's own, so it equals ``threads`` for a worker alone.
+    """
+
+    threads: int
+    busy_cores: int
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{threads}, {self.busy_cores} core{'s' if self.busy_cores > 1 else ''} busy"
+
+    def places(self, cores: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return the cores of each worker, the one that is timed first; it has the last of the cores."""
+        last = len(cores)
+        return [
+            tuple(cores[last - at - self.threads : last - at])
+            for at in range(0, self.busy_cores, self.threads)
+        ]
+
+
+def settings(threads: Iterable[int], cores: int) -> list[Setting]:
+    """Return each number of threads with one worker alone, and with as many as the cores hold where that is more."""
+    found = []
+    for count in sorted(threads):
+        found.append(Setting(count, count))
+        full = cores // count * count
+        if full > count:
+            found.append(Setting(count, full))
+    return found
 
 
 class StagePoint(msgspec.Struct, frozen=True):
@@ -80,37 +113,48 @@ def stage_points(service: Service, variants: Iterable[str]) -> list[StagePoint]:
     ]
 
 
-def measure_latency(
+def stage_calls(
     service: Service,
     runners: Mapping[str, StagedRunner],
     items: LabelledItems | None,
-    *,
-    threads: int,
-    cores: Sequence[int],
-    budget_s: float,
-    on_round: Callable[[float], None] = lambda done_frac: None,
-) -> dict[StageKey, list[LatencyPoint]]:
-    """Time all stages of all variants, interleaved, on some cores that this thread is pinned to meanwhile.
-
-    Inputs are ``sample_inputs`` of the validation items.
+    points: Sequence[StagePoint],
+) -> list[Callable[[], object]]:
+    """Return what to time for each point; inputs are ``sample_inputs`` of the validation items.
 
     Raises:
         ConfigError: validation items longer than the longest bucket.
-        WorkerError: a model failed.
     """
-    points = stage_points(service, runners)
     inputs = {
         rung: sample_inputs(service, items, service.scheduler.max_batch, rung)
         for rung in {p.rung for p in points}
     }
-    calls = [runners[p.variant].stage_call(p.stage, inputs[p.rung], np.arange(p.batch)) for p in points]
-    stopwatch = CoreStopwatch(waits=threads > 1)
+    return [runners[p.variant].stage_call(p.stage, inputs[p.rung], np.arange(p.batch)) for p in points]
+
+
+def time_stages(
+    calls: Sequence[Callable[[], object]],
+    *,
+    waits: bool,
+    cores: Sequence[int],
+    budget_s: float,
+    timings: Timings,
+    on_visit: Callable[[int | None], None] = lambda at: None,
+    on_round: Callable[[float], None] = lambda done_frac: None,
+) -> None:
+    """Time stages, interleaved, on some cores that this thread is pinned to meanwhile; see ``time_calls``.
+
+    ``waits`` says that a call waits for other threads. Where ``timings`` hold rounds, this goes on after them.
+
+    Raises:
+        WorkerError: a model failed.
+    """
     with pinned(cores), first_in_line(), quiet_collector():
-        timed = time_calls(
-            calls, stopwatch, budget_s=budget_s, generator=np.random.default_rng(0), on_round=on_round
+        time_calls(
+            calls,
+            CoreStopwatch(waits=waits),
+            budget_s=budget_s,
+            generator=np.random.default_rng(timings.rounds),
+            timings=timings,
+            on_visit=on_visit,
+            on_round=on_round,
         )
-    found: dict[StageKey, list[LatencyPoint]] = {}
-    for point, result in zip(points, timed, strict=True):
-        summary = result.summary(batch=point.batch, threads=threads, busy_cores=1, bucket=point.bucket)
-        found.setdefault((point.variant, point.stage), []).append(summary)
-    return found

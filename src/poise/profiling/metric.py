@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,17 @@ def open_metric(folder: ServiceFolder) -> Metric:
     return _checked(_load(folder, module, function), folder.service.metric)
 
 
+def metric_file(folder: ServiceFolder) -> Path | None:
+    """Return the file of the operator's own metric; None for a metric of poise's."""
+    if folder.service.metric == "top1":
+        return None
+    return folder.resolve(_source(folder.service.metric.split(":")[1]), "metric", must_exist=False)
+
+
+def _source(module: str) -> str:
+    return f"{module.replace('.', '/')}.py"
+
+
 def _top1(service: Service) -> Metric:
     name, spec = next(iter(service.outputs.items()))
     if len(spec.shape) != 1:
@@ -66,7 +78,7 @@ def _top1(service: Service) -> Metric:
 
 
 def _load(folder: ServiceFolder, module: str, function: str) -> Callable[[Outputs, NDArray[Any]], Any]:
-    path = folder.resolve(f"{module.replace('.', '/')}.py", "metric")
+    path = folder.resolve(_source(module), "metric")
     spec = importlib.util.spec_from_file_location(f"poise_metric_{module.replace('.', '_')}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path.name} cannot be imported", file=folder.file.name, field="metric")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from poise.domain.decoding import decode_json
-from poise.domain.modalities import names_of
+from poise.domain.modalities import label_of, names_of
 from poise.domain.profile import (
     WAY_STAGE,
     LatencyPoint,
@@ -17,15 +17,27 @@ from poise.domain.profile import (
     StageProfile,
     VariantProfile,
 )
+from poise.domain.service import Service
 from poise.errors import ConfigError
 from poise.files import LabelledItems, ServiceFolder, load_labelled
 from poise.profiling.accuracy import measure_accuracy
-from poise.profiling.footprint import Footprint, measure_footprint
+from poise.profiling.companions import companions
+from poise.profiling.footprint import measure_footprint
 from poise.profiling.independence import independent_items
-from poise.profiling.latency import StageKey, batch_sizes, measure_latency
+from poise.profiling.latency import (
+    StageKey,
+    StagePoint,
+    batch_sizes,
+    settings,
+    stage_calls,
+    stage_points,
+    time_stages,
+)
 from poise.profiling.metric import open_metric
+from poise.profiling.partial import SAVE_EVERY_S, PartialFile, SettingRun, run_key
+from poise.profiling.timing import Timings
 from poise.profiling.way import measure_way
-from poise.runtimes import StagedRunner, mode_labels, open_staged, stages_of
+from poise.runtimes import mode_labels, open_staged, stages_of
 from poise.runtimes.cores import usable_cores
 from poise.runtimes.machine import fingerprint, pinned, runtime_names
 from poise.runtimes.tensors import item_bytes
@@ -45,15 +57,18 @@ def measure_profile(
     folder: ServiceFolder,
     *,
     budget_s: float = 60.0,
-    threads: Sequence[int] = (1,),
+    threads: Sequence[int] | None = None,
     known: Profile | None = None,
+    partial: PartialFile | None = None,
     on_progress: OnProgress = lambda done_frac, left_s, what: None,
 ) -> Profile:
     """Measure every variant of a service that is not emulated; the profiles of emulated ones are carried over.
 
-    ``budget_s`` is about how long it takes; latencies get what accuracy and loading leave of it, and half of it at
-    least. Accuracy takes as long as the validation data takes to answer: of the variants whose files and validation
-    data are those of the profile ``known``, it is taken from there.
+    ``threads`` are the numbers of threads of a worker to measure, by default ``default_threads``. ``budget_s`` is about
+    how long it takes; latencies get what accuracy and loading leave of it, and half of it at least. Accuracy takes as
+    long as the validation data takes to answer: of the variants whose files and validation data are those of the
+    profile ``known``, it is taken from there. What ``partial`` holds of an interrupted run is not measured again, and
+    the time that it took counts.
 
     Raises:
         ConfigError: nothing to measure, no validation data to choose between modes by, or a service that cannot be
@@ -61,29 +76,34 @@ def measure_profile(
         WorkerError: a model failed.
     """
     service = folder.service
+    threads = default_threads(service) if threads is None else threads
     measured = [name for name, variant in service.variants.items() if variant.runtime != "emulated"]
     check_can_measure(folder, measured, threads)
     machine = fingerprint(runtime_names(service))
-    progress = _Progress(budget_s, on_progress)
-    runners = {name: _open(folder, name, threads[0]) for name in measured}
-    items = _validation(folder)
     hashes = folder.file_hashes()
-    modes = _accuracies(folder, measured, items, _known_modes(folder, hashes, known), progress)
-    footprints: dict[str, Footprint] = {}
+    partial = PartialFile(None) if partial is None else partial
+    points = stage_points(service, measured)
+    done = partial.begin(run_key(folder, hashes, machine, points, threads[0]))
+    progress = _Progress(budget_s, on_progress, done.spent_s)
+    items = _validation(folder)
+    modes = _accuracies(folder, measured, items, _known_modes(folder, hashes, known), partial, progress)
     for name in measured:
-        progress.tell_before_latency(f"load time and memory of {name}")
-        footprints[name] = measure_footprint(folder, name, threads=threads[0])
-    way = {
-        members: _way(folder, members, progress) for members in {_largest_set(folder, n) for n in measured}
-    }
-    latency = _latency(folder, runners, items, threads, progress)
+        if name not in done.footprints:
+            progress.tell_before_latency(f"load time and memory of {name}")
+            done.footprints[name] = measure_footprint(folder, name, threads=threads[0])
+            partial.save(progress.spent_s)
+    for members in {_largest_set(folder, name) for name in measured}:
+        if label_of(members) not in done.way:
+            done.way[label_of(members)] = _way(folder, members, progress)
+            partial.save(progress.spent_s)
+    latency = _latency(folder, points, items, threads, partial, progress)
     variants = {
         name: VariantProfile(
             name=name,
-            load_time_s=footprints[name].load_time_s,
-            memory_bytes=footprints[name].memory_bytes,
+            load_time_s=done.footprints[name].load_time_s,
+            memory_bytes=done.footprints[name].memory_bytes,
             modes=modes[name],
-            stages=_stages(folder, name, latency, way[_largest_set(folder, name)], threads),
+            stages=_stages(folder, name, latency, done.way[label_of(_largest_set(folder, name))], threads),
         )
         for name in measured
     }
@@ -95,6 +115,15 @@ def measure_profile(
         device=machine,
         variants=tuple(variants[name] for name in service.variants),
     )
+
+
+def default_threads(service: Service) -> tuple[int, ...]:
+    """Return 1, and all cores of the service's budget as far as this machine has them."""
+    return tuple(sorted({1, len(_budget_cores(service))}))
+
+
+def _budget_cores(service: Service) -> tuple[int, ...]:
+    return usable_cores()[-service.budget.cores :]
 
 
 def check_can_measure(folder: ServiceFolder, measured: Sequence[str], threads: Sequence[int]) -> None:
@@ -130,17 +159,21 @@ def check_can_measure(folder: ServiceFolder, measured: Sequence[str], threads: S
 
 
 class _Progress:
-    """Tells how much of the budget is spent."""
+    """Tells how much of the budget is spent; ``before_s`` of it were spent by an interrupted run."""
 
-    def __init__(self, budget_s: float, tell: OnProgress) -> None:
+    def __init__(self, budget_s: float, tell: OnProgress, before_s: float = 0.0) -> None:
         self.budget_s = budget_s
         self._tell = tell
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - before_s
         self._last = 0.0
 
     @property
+    def spent_s(self) -> float:
+        return time.perf_counter() - self._start
+
+    @property
     def left_s(self) -> float:
-        return max(0.0, self._start + self.budget_s - time.perf_counter())
+        return max(0.0, self.budget_s - self.spent_s)
 
     def tell_before_latency(self, what: str, phase_left_s: float = 0.0) -> None:
         """Report on a phase that latencies follow, with what they will take yet."""
@@ -149,15 +182,8 @@ class _Progress:
 
     def tell(self, what: str, left_s: float) -> None:
         """Report; the share done never falls, whatever turns out to be left."""
-        spent = time.perf_counter() - self._start
-        self._last = max(self._last, spent / max(spent + left_s, 1e-9))
+        self._last = max(self._last, self.spent_s / max(self.spent_s + left_s, 1e-9))
         self._tell(min(self._last, 1.0), left_s, what)
-
-
-def _open(folder: ServiceFolder, variant: str, threads: int) -> StagedRunner:
-    """Open a variant with its threads on the cores that they will be measured on."""
-    with pinned(usable_cores()[-threads:]):
-        return open_staged(folder.service, variant, folder.resolve, threads=threads)
 
 
 def _validation(folder: ServiceFolder) -> LabelledItems | None:
@@ -171,6 +197,7 @@ def _accuracies(
     measured: Sequence[str],
     items: LabelledItems | None,
     known: Mapping[str, Modes],
+    partial: PartialFile,
     progress: _Progress,
 ) -> dict[str, Modes]:
     """Return the accuracy of each variant's modes; without validation data it is unknown, and counts as 0."""
@@ -180,8 +207,8 @@ def _accuracies(
             name: tuple(ModeProfile(modalities=names_of(s), accuracy=0.0) for s in mode_labels(service, name))
             for name in measured
         }
-    found = dict(known)
-    missing = [name for name in measured if name not in known]
+    found = {**known, **partial.kept.modes}
+    missing = [name for name in measured if name not in found]
     if not missing:
         return found
     metric, independent = open_metric(folder), independent_items(folder, items)
@@ -197,6 +224,8 @@ def _accuracies(
         found[name] = measure_accuracy(
             service, name, runner, items, metric, independent=independent, on_batch=on_batch
         )
+        partial.kept.modes[name] = found[name]
+        partial.save(progress.spent_s)
     return found
 
 
@@ -237,34 +266,73 @@ def _way(folder: ServiceFolder, members: tuple[str, ...], progress: _Progress) -
 
 def _latency(
     folder: ServiceFolder,
-    runners: dict[str, StagedRunner],
+    points: Sequence[StagePoint],
     items: LabelledItems | None,
     threads: Sequence[int],
+    partial: PartialFile,
     progress: _Progress,
 ) -> dict[StageKey, list[LatencyPoint]]:
-    """Time all stages with each number of threads; the budget that is left is shared evenly."""
-    service = folder.service
-    budget_s = max(progress.left_s, LATENCY_LEAST_FRAC * progress.budget_s)
-    each_s = budget_s / len(threads)
+    """Time all stages at each setting; the budget that is left is shared evenly among those that are left."""
+    runs = [partial.kept.at(setting) for setting in settings(threads, len(_budget_cores(folder.service)))]
+    left = [run for run in runs if not run.points]
+    least_s = LATENCY_LEAST_FRAC * progress.budget_s * len(left) / len(runs)
+    begun_s = sum(run.timings.spent_s for run in left)  # of the budget too, but theirs
+    each_s = max(progress.left_s + begun_s, least_s) / max(1, len(left))
+    for at, run in enumerate(left):
+        what = f"latency, {run.setting} ({len(runs) - len(left) + at + 1} of {len(runs)})"
+        later_s = each_s * (len(left) - at - 1) - sum(later.timings.spent_s for later in left[at + 1 :])
+
+        def on_round(done: float, what: str = what, later_s: float = later_s) -> None:
+            partial.save(progress.spent_s, at_most_every_s=SAVE_EVERY_S)
+            progress.tell(what, each_s * (1 - done) + later_s)
+
+        on_round(0.0)
+        _time_setting(folder, points, items, run, each_s, on_round)
+        partial.save(progress.spent_s)
     found: dict[StageKey, list[LatencyPoint]] = {}
-    for at, count in enumerate(threads):
-        opened = runners if at == 0 else {name: _open(folder, name, count) for name in runners}
-        later_s = each_s * (len(threads) - at - 1)
-        what = f"latency, {count} thread{'s' if count > 1 else ''}"
-        part = measure_latency(
-            service,
-            opened,
-            items,
-            threads=count,
-            cores=usable_cores()[-count:],
-            budget_s=each_s,
-            on_round=lambda done, what=what, later_s=later_s: progress.tell(  # type: ignore[misc]
-                what, each_s * (1 - done) + later_s
-            ),
-        )
-        for key, points in part.items():
-            found.setdefault(key, []).extend(points)
+    for run in runs:
+        for point, measured in zip(points, run.points, strict=True):
+            found.setdefault((point.variant, point.stage), []).append(measured)
     return found
+
+
+def _time_setting(
+    folder: ServiceFolder,
+    points: Sequence[StagePoint],
+    items: LabelledItems | None,
+    run: SettingRun,
+    budget_s: float,
+    on_round: Callable[[float], None],
+) -> None:
+    """Time all stages at one setting, and keep its points in place of its runs."""
+    setting, service = run.setting, folder.service
+    mine, *others = setting.places(usable_cores())
+    variants = list(dict.fromkeys(point.variant for point in points))
+    with pinned(mine):  # so are the threads of what is opened
+        runners = {
+            name: open_staged(service, name, folder.resolve, threads=setting.threads) for name in variants
+        }
+    calls = stage_calls(service, runners, items, points)
+    with companions(folder, variants, threads=setting.threads, places=others) as beside:
+        time_stages(
+            calls,
+            waits=setting.threads > 1,
+            cores=mine,
+            budget_s=budget_s,
+            timings=run.timings,
+            on_visit=beside.follow,
+            on_round=on_round,
+        )
+    run.points = [
+        timed.summary(
+            batch=point.batch,
+            threads=setting.threads,
+            busy_cores=setting.busy_cores,
+            bucket=point.bucket,
+        )
+        for point, timed in zip(points, run.timings.results, strict=True)
+    ]
+    run.timings = Timings()
 
 
 def _stages(

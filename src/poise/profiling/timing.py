@@ -4,7 +4,8 @@ Rounds visit all calls in a shuffled order, so that a machine that drifts does s
 is run once uncounted and then timed some times, since what other calls have left in the caches is what changes most
 from one profile to the next; in a worker that costs some 10 µs a stage, which large batches do not notice and batches
 of one do not have. A run that did not have its core to itself is not counted and is run again. Rounds go on until the
-p95 of every call stands still, or the budget is spent.
+p95 of every call stands still, or the budget is spent. What was timed so far is complete after every round, so it may
+be kept then and gone on with later.
 """
 
 from __future__ import annotations
@@ -138,43 +139,70 @@ class Timed(msgspec.Struct):
         )
 
 
+class Timings(msgspec.Struct):
+    """The results of timing some calls, complete to the end of a round; it may go on from there.
+
+    ``results[i]`` is what call i gave; ``rounds`` of them are done and took ``spent_s`` seconds in all.
+    """
+
+    results: list[Timed] = []
+    rounds: int = 0
+    spent_s: float = 0.0
+
+    def is_enough(self, budget_s: float) -> bool:
+        """Return whether one more round is not wanted, or the budget does not hold it."""
+        if self.rounds >= MOST_ROUNDS:
+            return True
+        if self.rounds < LEAST_ROUNDS:
+            return False
+        if self.spent_s + self.spent_s / self.rounds > budget_s:
+            return True
+        looks = self.rounds >= STABLE_ROUNDS and self.rounds % CHECK_EVERY == 0
+        return looks and all(result.is_stable() for result in self.results)
+
+
 def time_calls(
     calls: Sequence[Callable[[], object]],
     stopwatch: Stopwatch,
     *,
     budget_s: float,
     generator: np.random.Generator,
+    timings: Timings | None = None,
+    on_visit: Callable[[int | None], None] = lambda at: None,
     on_round: Callable[[float], None] = lambda done_frac: None,
 ) -> list[Timed]:
     """Time each call many times, interleaved; one result for each call.
 
-    ``on_round`` is told, after every round, how much of the work is done, as a share.
+    ``timings`` are those of an earlier, interrupted run, which count, as the time does that they took; they are added
+    to. ``on_visit`` is told before a call's turn which one it is, and None before a rest and at the end. ``on_round``
+    is told, after every round, when ``timings`` is complete, how much of the work is done, as a share.
     """
-    start = stopwatch.now_s()
+    timings = Timings() if timings is None else timings
+    timings.results = timings.results or [Timed() for _ in calls]
+    before_s, start = timings.spent_s, stopwatch.now_s()
+    if timings.is_enough(budget_s):
+        return timings.results
     costs = [_warm_up(call, stopwatch) for call in calls]
     room_s = max(CHEAP_S, sum(costs) / max(len(costs), 1))
     passes = [int(np.clip(room_s / max(cost, 1e-9), 1, MOST_PASSES)) for cost in costs]
-    results = [Timed() for _ in calls]
     rested = stopwatch.now_s()
-    for number in range(MOST_ROUNDS):
-        for at in generator.permutation(len(calls)):
+    while not timings.is_enough(budget_s):
+        for at in map(int, generator.permutation(len(calls))):
             if stopwatch.now_s() - rested + costs[at] > BUSY_S:
+                on_visit(None)
                 stopwatch.rest(REST_S)
                 rested = stopwatch.now_s()
+            on_visit(at)
             if passes[at] > 1:
                 stopwatch.time(calls[at])
             for _ in range(passes[at]):
-                _time_one(calls[at], results[at], stopwatch, number)
-        spent = stopwatch.now_s() - start
-        done = max(spent / budget_s if budget_s > 0 else 1.0, (number + 1) / MOST_ROUNDS)
+                _time_one(calls[at], timings.results[at], stopwatch, timings.rounds)
+        timings.rounds += 1
+        timings.spent_s = before_s + stopwatch.now_s() - start
+        done = max(timings.spent_s / budget_s if budget_s > 0 else 1.0, timings.rounds / MOST_ROUNDS)
         on_round(min(done, 1.0))
-        rounds = number + 1
-        one_more = spent / rounds
-        if rounds >= LEAST_ROUNDS and spent + one_more > budget_s:
-            break
-        if rounds >= STABLE_ROUNDS and rounds % CHECK_EVERY == 0 and all(r.is_stable() for r in results):
-            break
-    return results
+    on_visit(None)
+    return timings.results
 
 
 @contextmanager

@@ -23,18 +23,29 @@ def write_profile(profile: Profile, path: Path) -> None:
     Raises:
         ConfigError: the folder cannot be written to, or the disk is full; what was there stays.
     """
-    temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode_profile(profile))
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
+        replace_file(path, encode_profile(profile))
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise ConfigError(
             f"cannot be written: {error.strerror}", file=str(path), expected="a folder with room to write in"
         ) from error
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader finds the old one or the new one; not ``durable``: a power cut may lose it.
+
+    Raises:
+        OSError: what was there stays.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
