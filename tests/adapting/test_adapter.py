@@ -85,7 +85,6 @@ class World:
             cores=8,
             memory_bytes=1000,
             memory_of=lambda kind: 1,
-            carries=lambda workers, loads: True,
         )
         self.now_s = 0.0
         self.loading: dict[int, Workers] = {}

@@ -7,6 +7,7 @@ nothing: the last good plan stays, and the decision is kept with the reason.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
@@ -27,7 +28,7 @@ from poise.adapting.events import (
 )
 from poise.adapting.load_monitor import LoadMonitor
 from poise.adapting.policy import AllocationPolicy, Situation, merged, one_of
-from poise.adapting.reconcile import Reconciler
+from poise.adapting.reconcile import Reconciler, residence
 from poise.adapting.setbacks import Setbacks
 from poise.adapting.triggers import Triggers
 from poise.adapting.workers import Worker, WorkerBooks
@@ -38,15 +39,15 @@ from poise.forecasting.base import Forecast, Forecaster, RateHistory
 
 LEAST_RPS = 1e-3
 """No load is planned for as less: somebody must be there for the first job."""
-SPARE_SHARE = 1e-9
+BEAT_HORIZON_S = 2.0
+"""Where every beat decides anew, this much of the future matters: the next beat, and the one after for its sake."""
 
 
 class Adapter:
     """Decides which workers run, for one service or for several on one budget. ``handle`` is the only mutator.
 
-    ``services`` by name, or one under the empty name. ``memory_of`` is what a worker of a kind needs in bytes;
-    ``carries(workers, items_rps)`` says whether some workers carry a load, by class. ``past`` is what is known of the
-    load from before, by service.
+    ``services`` by name, or one under the empty name. ``memory_of`` is what a worker of a kind needs in bytes.
+    ``past`` is what is known of the load from before, by service.
     """
 
     def __init__(
@@ -59,7 +60,6 @@ class Adapter:
         cores: int,
         memory_bytes: int,
         memory_of: Callable[[Workers], int],
-        carries: Callable[[tuple[Workers, ...], Mapping[str, float]], bool],
         past: Mapping[str, RateHistory] | None = None,
     ) -> None:
         self.policy = policy
@@ -74,12 +74,13 @@ class Adapter:
         }
         self._forecasters = forecasters
         self._memory_bytes = memory_bytes
-        self._carries = carries
         self._reconciler = Reconciler(
             self.books, memory_of, memory_bytes, standby=policy.keeps_standby and settings.standby
         )
         self._setbacks = Setbacks()
-        self._triggers = Triggers(settings.interval_s, early=policy.replans_early)
+        self._triggers = Triggers(
+            settings.interval_s, early=policy.replans_early, every_beat=policy.replans_every_beat
+        )
         self._now_s = -inf
         self._epoch_s = 0.0
         self._solve_id = 0
@@ -151,12 +152,13 @@ class Adapter:
 
     def _decide(self, reason: Reason) -> None:
         settings = self.settings
-        self._triggers.decided(self._now_s)
+        self._triggers.decided(self._now_s, reason)
         jobs: dict[str, float] = {}
         items: dict[str, float] = {}
         forecast: Forecast | None = None
         for name, monitor in self.monitors.items():
-            forecast = self._forecasters[name].forecast(monitor.history, settings.interval_s)
+            horizon_s = BEAT_HORIZON_S if self.policy.replans_every_beat else settings.interval_s
+            forecast = self._forecasters[name].forecast(monitor.history, horizon_s)
             if self.policy.by_quantile:
                 planned_rps = forecast.at(settings.forecaster.quantile)
             else:
@@ -196,18 +198,19 @@ class Adapter:
         if found is None:
             self.failures += 1
             trouble = trouble or "the solver found no allocation"
-        elif self._too_soon(found):
+        elif self._too_soon(found, asked.reason):
             outcome = "held"
         else:
             outcome = "kept" if _same(found.workers, self.target) else "adopted"
             self.target = found.workers
             self._adopt_shares(found)
             trouble = self._reconcile()
-        self._expect()
         self._record(asked, event, outcome, trouble, running, self._out[before:])
 
-    def _too_soon(self, found: Allocation) -> bool:
-        """Whether a smaller allocation is not asked for often enough yet."""
+    def _too_soon(self, found: Allocation, reason: Reason) -> bool:
+        """Whether a smaller allocation is not asked for often enough yet, or one of a beat would have to load."""
+        if reason == "beat" and self._must_load(found):
+            return True
         if self.target is None or found.cores >= self.planned_cores:
             self._smaller = 0
             return False
@@ -217,6 +220,13 @@ class Adapter:
         self._smaller = 0
         return False
 
+    def _must_load(self, found: Allocation) -> bool:
+        """Whether an allocation has more workers of some residence than are loaded, or being loaded."""
+        there = Counter(residence(worker.kind) for worker in self.books if worker.state != "stopping")
+        for workers in found.workers:
+            there[residence(workers)] -= workers.count
+        return any(left < 0 for left in there.values())
+
     def _adopt_shares(self, found: Allocation) -> None:
         if not found.shares:
             return
@@ -224,9 +234,6 @@ class Adapter:
             prefix = f"{name}/" if name else ""
             own = {c.removeprefix(prefix): of for c, of in found.shares.items() if c.startswith(prefix)}
             self._out.append(AdoptShares(own, name))
-
-    def _expect(self) -> None:
-        """Tell the schedulers of the next second's load, where the policy plans by quantiles."""
 
     def _record(
         self,
@@ -237,6 +244,8 @@ class Adapter:
         running: tuple[Workers, ...],
         commands: list[Command],
     ) -> None:
+        if asked.reason == "beat" and outcome in ("kept", "held"):
+            return  # nothing has happened
         done = [type(command).__name__ for command in commands]
         self._number += 1
         beats = max(1, round(self.settings.interval_s))
@@ -315,7 +324,7 @@ class Adapter:
             prefix = f"{name}/" if name else ""
             loads |= {prefix + c: rps for c, rps in monitor.items_rps(monitor.mean_rps(5)).items()}
         found = self._reconciler.step(
-            target, lambda workers: self._carries(workers, loads), self._setbacks.until
+            target, lambda workers: self.policy.carries(workers, loads), self._setbacks.until
         )
         self._out += found.commands
         return found.blocked

@@ -12,7 +12,7 @@ from typing import ClassVar
 from msgspec.structs import replace
 
 from poise.adapting.policy import AllocationPolicy, Situation, Solve, cores_by_variant
-from poise.domain.allocation import Allocation
+from poise.domain.allocation import Allocation, Workers
 from poise.domain.profile import Profile
 from poise.domain.service import Service
 from poise.errors import ConfigError
@@ -42,6 +42,14 @@ class CorePolicy(AllocationPolicy):
             situation.cores,
             self.current(situation),
         )
+
+    def carries(self, workers: tuple[Workers, ...], items_rps: Mapping[str, float]) -> bool:
+        """Whether the capacities of the variants add up to a load; one item counts as one request."""
+        cores = cores_by_variant(workers)
+        capacity = sum(
+            c.capacity_rps[min(cores.get(c.name, 0), len(c.capacity_rps) - 1)] for c in self._candidates
+        )
+        return capacity >= sum(items_rps.values())
 
     def current(self, situation: Situation) -> Mapping[str, int]:
         """The cores that each variant has now."""

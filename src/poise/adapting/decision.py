@@ -9,9 +9,9 @@ import msgspec
 from poise.domain.allocation import Allocation
 from poise.forecasting.base import Forecast
 
-Reason = Literal["start", "interval", "band", "worker", "attainment"]
-"""Why it was decided: the first one, by the clock, the load left the forecast's band, a worker was lost or could not be
-loaded, attainment fell."""
+Reason = Literal["start", "interval", "beat", "band", "worker", "attainment"]
+"""Why it was decided: the first one; by the clock; at a beat between, about what is loaded only; the load left the
+forecast's band; a worker was lost or could not be loaded; attainment fell."""
 Outcome = Literal["adopted", "kept", "held", "failed"]
 """What came of it: a new allocation; the same as before; a smaller one that is not asked for often enough yet; no
 answer, so that the last good one stays."""

@@ -51,6 +51,8 @@ class AllocationPolicy:
     """Whether workers that it does without stay loaded."""
     replans_early: ClassVar[bool] = False
     """Whether it decides before its interval is over when the load leaves the forecast's band or attainment falls."""
+    replans_every_beat: ClassVar[bool] = False
+    """Whether it decides at every beat about what is loaded; about loads at its interval all the same."""
     by_quantile: ClassVar[bool] = False
     """Whether it plans for the forecast's upper quantile; else for its middle, with the headroom on top."""
     stabilises: ClassVar[bool] = True
@@ -62,6 +64,10 @@ class AllocationPolicy:
     def ask(self, situation: Situation) -> Solve:
         """Return what finds the allocation for a situation."""
         raise NotImplementedError
+
+    def carries(self, workers: tuple[Workers, ...], items_rps: Mapping[str, float]) -> bool:
+        """Whether some workers carry a load, by class: asked before one is taken away for its memory."""
+        return False
 
 
 def merged(workers: list[Workers]) -> tuple[Workers, ...]:

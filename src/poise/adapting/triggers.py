@@ -1,4 +1,4 @@
-"""When the adapter decides: by the clock, and earlier where waiting would cost jobs.
+"""When the adapter decides: by the clock, at each beat where that costs nothing, early where waiting costs jobs.
 
 *Hysteresis.* The load has left the forecast's band when two beats in a row are above what was planned for, or one by a
 quarter. Attainment has fallen when it is below ``FALLEN`` while it was not before. After an early decision there is no
@@ -23,9 +23,10 @@ QUIET_S = 2.0
 class Triggers:
     """Says when a decision is due and why. Units: seconds, jobs/s."""
 
-    def __init__(self, interval_s: float, *, early: bool) -> None:
+    def __init__(self, interval_s: float, *, early: bool, every_beat: bool = False) -> None:
         self._interval_s = interval_s
         self._early = early
+        self._every_beat = every_beat
         self._last_s = -inf
         self._planned_rps = inf
         self._above = 0
@@ -63,17 +64,18 @@ class Triggers:
             return "interval"
         if self._worker_gone:
             return "worker"
-        if not self._early or since_s < QUIET_S:
-            return None
-        if self._above >= BEATS_ABOVE:
-            return "band"
-        if self._fell:
-            return "attainment"
-        return None
+        if self._early and since_s >= QUIET_S:
+            if self._above >= BEATS_ABOVE:
+                return "band"
+            if self._fell:
+                return "attainment"
+        return "beat" if self._every_beat else None
 
-    def decided(self, now_s: float) -> None:
-        """Note that a decision is being made."""
+    def decided(self, now_s: float, reason: Reason) -> None:
+        """Note that a decision is being made; one of a beat does not put off the others."""
         self._started = True
+        if reason == "beat":
+            return
         self._last_s = now_s
         self._above = 0
         self._worker_gone = False
