@@ -74,4 +74,10 @@ class WakeAt(_Command, frozen=True, tag=True):
     at_s: float
 
 
-Command = RunBatch | Answer | Refuse | WakeAt
+class ReleaseWorker(_Command, frozen=True, tag=True):
+    """A worker that was to retire has no batch any more, and is given none before it is ready again."""
+
+    worker_id: int
+
+
+Command = RunBatch | Answer | Refuse | WakeAt | ReleaseWorker

@@ -46,18 +46,43 @@ class BatchFailed(_Event, frozen=True, tag=True):
 
 
 class WorkerReady(_Event, frozen=True, tag=True):
-    """A worker has loaded its resident set and may be given batches."""
+    """A worker has loaded its resident set and may be given batches, or was retired and is back.
+
+    Units: ``batch_cap_s`` in seconds: no batch of more than one item is planned to take longer on it (policy ``poise``;
+    others take no notice). None: there is no such bound.
+    """
 
     worker_id: int
     variants: tuple[str, ...]
     threads: int = 1
     device: str = "cpu"
+    batch_cap_s: float | None = None
+
+
+class WorkerRetiring(_Event, frozen=True, tag=True):
+    """A worker is to be given no more batches; ``ReleaseWorker`` says when it has none.
+
+    ``WorkerReady`` brings it back with what it measured, if it holds the same variants then. ``WorkerLost`` in its
+    stead says that its process is gone.
+    """
+
+    worker_id: int
 
 
 class WorkerLost(_Event, frozen=True, tag=True):
     """A worker died or hung; the batch it had, if any, is lost with it."""
 
     worker_id: int
+
+
+class AllocationAdopted(_Event, frozen=True, tag=True):
+    """Which share of each class's load each variant is to have; it replaces what was adopted before.
+
+    Shapes: ``shares[class][variant]``, not negative. Each class's are scaled to 1 over the variants that live workers
+    hold. A class without any, or with none but zeros there, is answered as if nothing had been adopted.
+    """
+
+    shares: dict[str, dict[str, float]]
 
 
 class DrainStarted(_Event, frozen=True, tag=True):
@@ -84,7 +109,9 @@ Event = (
     | BatchDone
     | BatchFailed
     | WorkerReady
+    | WorkerRetiring
     | WorkerLost
+    | AllocationAdopted
     | RateForecast
     | DrainStarted
     | Woke

@@ -36,7 +36,7 @@ class Limits:
 
     __slots__ = (
         "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_room_left", "_saved_s",
-        "_spare_time", "_view", "_work_before", "cap_s", "first_s", "most_urgent", "overhead_s",
+        "_spare_time", "_view", "_work_before", "cap_s", "first_s", "most_s", "most_urgent", "overhead_s",
     )  # fmt: skip
 
     def __init__(self, view: DispatchView) -> None:
@@ -51,7 +51,10 @@ class Limits:
         """No class has shorter deadlines than the first job's."""
         spare = (view.idle_share - SPARE_FROM) / (SPARE_FULL - SPARE_FROM)
         self._spare_time = view.boldness * min(1.0, max(0.0, spare))
-        self.cap_s = self._cap_s(view.shortest_slo_s / factor)
+        cap_s = view.worker.batch_cap_s
+        self.most_s = inf if cap_s is None else calibration.profile_s(cap_s)
+        """The worker's own cap: only a single item's batch may exceed it."""
+        self.cap_s = min(self.most_s, self._cap_s(view.shortest_slo_s / factor))
         self._saved_s = view.saved_s
         self._prefix = view.entries is view.queue.entries
         self._share_horizons()

@@ -209,7 +209,7 @@ class _Search:
             )
             affordable_s = max(affordable_s, min(self._earning * hard_s, limits.cap_s, worth_s))
         affordable_s *= STRETCH
-        budget_s = min(hard_s, affordable_s)
+        budget_s = min(hard_s, affordable_s, limits.most_s)
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
             reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
             demand = uniform_demand(view, plans, first, items, self._reach, reserved)
@@ -219,6 +219,8 @@ class _Search:
             demands = demands_of(view, plans, taken, self._reach, ignore_soft=self.ignore_soft)
             planned = compose(plans, demands, budget_s)
         if planned is None or planned.latency_s > limits.first_s:
+            return None
+        if planned.latency_s > limits.most_s and items > 1:
             return None
         latency_s = planned.latency_s
         left = view.queue.items - items
@@ -254,7 +256,7 @@ class _Search:
         budget_s = costs.worth_s(found.plans, first.job.available, first.floor, found.cut.items, BARGAIN)
         if not found.affordable:
             budget_s = max(budget_s, STRETCH * planned.latency_s)
-        budget_s = min(budget_s, self._limits.hard_s(found.cut))
+        budget_s = min(budget_s, self._limits.hard_s(found.cut), self._limits.most_s)
         better = compose(found.plans, planned.demands, budget_s) if budget_s > planned.latency_s else None
         return better or planned
 

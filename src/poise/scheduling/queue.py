@@ -30,6 +30,10 @@ class Waiting(msgspec.Struct, eq=False):
     reserved: float = 0.0
     """Credit of its class that its answer is planned to spend; kept for it while it waits."""
     queued: bool = False
+    particular: bool = False
+    """Some live worker cannot answer it."""
+    stranded: bool = False
+    """It waits apart, for a worker that can answer it."""
     next_item: int = 0
     lost: list[tuple[int, int]] = []
     """Items (first, count) that must run again."""
@@ -101,6 +105,8 @@ class DeadlineQueue:
         self.total_work_s = 0.0
         self.reserved: dict[str, float] = {}
         """Credit that waiting jobs are planned to spend, by class."""
+        self.particular = 0
+        """How many of the jobs are ``particular``."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -160,6 +166,7 @@ class DeadlineQueue:
         if entry.reserved:
             name = entry.job.slo_class
             self.reserved[name] = self.reserved.get(name, 0.0) + entry.reserved
+        self.particular += entry.particular
         entry.queued = True
 
     def remove(self, entry: Waiting) -> None:
@@ -224,6 +231,8 @@ class DeadlineQueue:
 
     def _cut_first(self, count: int) -> None:
         work_s = self._work[self._head : self._head + count].tolist()
+        if self.particular:
+            self.particular -= sum([entry.particular for entry in self.entries[:count]])
         del self._keys[:count]
         del self.entries[:count]
         self._head += count
@@ -237,7 +246,7 @@ class DeadlineQueue:
         else:
             self._head += 1
         del self._keys[at]
-        del self.entries[at]
+        self.particular -= self.entries.pop(at).particular
         self._left(work_s)
 
     def _left(self, work_s: float) -> None:

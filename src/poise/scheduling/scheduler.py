@@ -8,20 +8,21 @@ so that a driver may free its tensors then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import WAY_STAGE, Profile
 from poise.domain.service import Service, WorkerKind
 from poise.errors import InternalError
-from poise.planning.service_model import FLOOR_TOLERANCE, FrontierStore, ServiceModel
+from poise.planning.service_model import FrontierStore, ServiceModel
 from poise.scheduling.admission import Admission, Taken, hopeless
 from poise.scheduling.arrival_rate import Arrivals
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.boldness import Boldness
-from poise.scheduling.commands import Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.commands import Command, Refuse, ReleaseWorker, RunBatch, WakeAt
 from poise.scheduling.events import (
+    AllocationAdopted,
     BatchDone,
     BatchFailed,
     DrainStarted,
@@ -32,11 +33,14 @@ from poise.scheduling.events import (
     Woke,
     WorkerLost,
     WorkerReady,
+    WorkerRetiring,
 )
 from poise.scheduling.policies import policy_named
-from poise.scheduling.queue import DeadlineQueue, Waiting
+from poise.scheduling.queue import Waiting
 from poise.scheduling.running import RunningBatch, answer_of
+from poise.scheduling.shares import checked_shares
 from poise.scheduling.view import Choice, DispatchView, QueueView, WorkerState
+from poise.scheduling.waiting_room import WaitingRoom
 from poise.scheduling.worker_pool import WorkerPool
 
 MAX_PASSED_OVER = 3
@@ -62,7 +66,6 @@ class Scheduler:
         self.service = service
         self.policy = policy_named(policy or service.scheduler.policy)
         self.model = ServiceModel(service, profile, store)
-        self.queue = DeadlineQueue(by_arrival=self.policy.order == "arrival")
         self.jobs: dict[int, Waiting] = {}
         self.batches: dict[int, RunningBatch] = {}
         self.balances = {
@@ -72,6 +75,10 @@ class Scheduler:
         self.draining = False
         self._arrivals = Arrivals(service.classes)
         self._pool = WorkerPool(self.model, self.policy, self._arrivals.window_s)
+        self._room = WaitingRoom(self._pool, by_arrival=self.policy.order == "arrival")
+        self.queue = self._room.queue
+        self.shares: dict[str, dict[str, float]] = {}
+        """What was adopted last: shares of each class's load by variant."""
         judges = self.policy.admits and not self.policy.plans_ahead
         self._admission = Admission(service, self.balances, self._arrivals.deadlines, by_deadline=judges)
         self._by_class = service.guarantee.scope == "class"
@@ -87,8 +94,10 @@ class Scheduler:
             BatchDone: self._done,
             JobCancelled: self._cancelled,
             BatchFailed: self._failed,
-            WorkerReady: self._pool.add,
+            WorkerReady: self._ready,
+            WorkerRetiring: self._retire,
             WorkerLost: self._lost,
+            AllocationAdopted: self._adopt,
             RateForecast: self._arrivals.expect,
             DrainStarted: self._drain,
             Woke: self._woke,
@@ -106,16 +115,18 @@ class Scheduler:
             raise InternalError("an event at no time", story=(repr(event),))
         self._now_s = max(self._now_s, now_s)
         self._handlers[type(event)](event)
+        while self._room.first_stranded_s <= self._now_s:
+            self._give_up(self._room.stranded.entries[0], "no worker came in time that could answer it")
         entries = self.queue.entries
-        if entries:
-            if self._pool.idle or (entries[0].job.deadline_s <= self._now_s and self._expires):
-                self._dispatch()
+        if entries and (self._pool.idle or (entries[0].job.deadline_s <= self._now_s and self._expires)):
+            self._dispatch()
+        if len(self._room):
             self._ask_to_wake()
         return out
 
     @property
     def workers(self) -> dict[int, WorkerState]:
-        """The live workers by id."""
+        """The live workers by id; those that retire, until they have no batch."""
         return self._pool.by_id
 
     def plan_for(self, kinds: Iterable[WorkerKind]) -> None:
@@ -149,7 +160,7 @@ class Scheduler:
             self._doom(lost, RefusalReason.DISPLACED, "its time was given to jobs that are worth more")
         entry = found.entry
         self.jobs[job.id] = entry
-        self.queue.insert(entry)
+        self._room.insert(entry)
         if self.policy.plans_ahead:
             dropped = self.policy.arrived(self._queue_view(), entry)
             if dropped and self._pool.forget_stale(self._now_s):
@@ -185,7 +196,7 @@ class Scheduler:
         if entry.doomed is not None:
             return
         if entry.queued:
-            self.queue.remove(entry)
+            self._room.remove(entry)
         entry.doomed = (reason, detail)
         self._boldness.refused(reason)
         balance = self.balances[entry.job.slo_class]
@@ -211,13 +222,28 @@ class Scheduler:
 
     # Workers and batches
 
+    def _ready(self, event: WorkerReady) -> None:
+        self._pool.add(event)
+        self._room.sort_out()
+
+    def _retire(self, event: WorkerRetiring) -> None:
+        if self._pool.retire(event):
+            self._out.append(ReleaseWorker(event.worker_id))
+        self._room.sort_out()
+
+    def _adopt(self, event: AllocationAdopted) -> None:
+        self.shares = checked_shares(event, self.service)
+
     def _lost(self, event: WorkerLost) -> None:
         worker = self._pool.remove(event.worker_id)
+        self._room.sort_out()
         if worker is not None and worker.batch_id is not None:
             self._take_back(self.batches.pop(worker.batch_id), killed=True)
 
     def _failed(self, event: BatchFailed) -> None:
-        self._take_back(self._finished(event.batch_id, event.worker_id, event), killed=False)
+        worker, batch = self._finished(event.batch_id, event.worker_id, event)
+        self._take_back(batch, killed=False)
+        self._release(worker)
 
     def _take_back(self, batch: RunningBatch, *, killed: bool) -> None:
         """Return a lost batch's items to the queue: each job is tried once more, alone."""
@@ -226,7 +252,7 @@ class Scheduler:
             if entry.doomed is not None:
                 self._settle(entry)
                 continue
-            self.queue.returned(entry, items)
+            self._room.returned(entry, items)
             entry.alone = True
             if not counts:
                 continue
@@ -239,7 +265,7 @@ class Scheduler:
             elif entry.deaths + entry.failures >= MAX_TRIES:
                 self._doom(entry, RefusalReason.MODEL_FAILED, "the model failed on this job, twice")
 
-    def _finished(self, batch_id: int, worker_id: int, event: Event) -> RunningBatch:
+    def _finished(self, batch_id: int, worker_id: int, event: Event) -> tuple[WorkerState, RunningBatch]:
         batch, worker = self.batches.get(batch_id), self.workers.get(worker_id)
         if batch is None or worker is None or worker.batch_id != batch_id:
             raise InternalError(
@@ -248,12 +274,16 @@ class Scheduler:
             )
         del self.batches[batch_id]
         self._pool.release(worker, self._now_s)
-        return batch
+        return worker, batch
+
+    def _release(self, worker: WorkerState) -> None:
+        """Let a worker go that was to retire, now that it has no batch."""
+        if self._pool.park(worker):
+            self._out.append(ReleaseWorker(worker.worker_id))
 
     def _done(self, event: BatchDone) -> None:
-        batch = self._finished(event.batch_id, event.worker_id, event)
+        worker, batch = self._finished(event.batch_id, event.worker_id, event)
         if self._calibrate:
-            worker = self.workers[event.worker_id]
             predicted_s, way_s = worker.stages[batch.plans.name].predicted(batch.counts(), batch.rungs)
             if worker.calibration.observe(
                 now_s=self._now_s,
@@ -268,6 +298,7 @@ class Scheduler:
             batch.settle_balances(self.balances)
         for entry in batch.complete():
             self._settle(entry)
+        self._release(worker)
 
     @property
     def _expires(self) -> bool:
@@ -292,7 +323,9 @@ class Scheduler:
         declined: dict[int, tuple[Waiting, set[int]]] = {}
         for worker in self._pool.idle_workers():
             passed_over: set[int] = set()
-            while len(passed_over) <= MAX_PASSED_OVER and (entries := self._entries_for(worker, passed_over)):
+            while len(passed_over) <= MAX_PASSED_OVER and (
+                entries := self._room.entries_for(worker, passed_over)
+            ):
                 choice = self.policy.choose(self._view(worker, entries))
                 if choice is not None:
                     self._run(worker, choice)
@@ -301,16 +334,6 @@ class Scheduler:
                 passed_over.add(first.job.id)
                 declined.setdefault(first.job.id, (first, set()))[1].add(worker.worker_id)
         return declined
-
-    def _entries_for(self, worker: WorkerState, passed_over: set[int]) -> list[Waiting]:
-        """Waiting jobs that a worker may be given: all, where the workers are alike and none was passed over."""
-        if self._pool.alike and not passed_over:
-            return self.queue.entries
-        return [e for e in self.queue.entries if e.job.id not in passed_over and self._can_answer(worker, e)]
-
-    def _can_answer(self, worker: WorkerState, entry: Waiting) -> bool:
-        least = 0.0 if entry.terms.soft else entry.floor - FLOOR_TOLERANCE
-        return worker.highest_accuracy(self.policy, entry.job.available) >= least
 
     def _hopeless(self, entry: Waiting, declined_by: set[int]) -> bool:
         """Whether no worker could answer a job in time even if it were given nothing else."""
@@ -323,12 +346,13 @@ class Scheduler:
                 not self.policy.admits
                 or max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
             )
-            and self._can_answer(worker, entry)
+            and self._pool.can_answer(worker, entry)
             for worker in self._pool.all
         )
 
     def _give_up(self, entry: Waiting, why: str) -> None:
-        expired = RefusalReason.DEADLINE_PASSED if self.policy.admits else RefusalReason.NO_WORKER
+        ours = self.policy.admits and not entry.stranded
+        expired = RefusalReason.DEADLINE_PASSED if ours else RefusalReason.NO_WORKER
         reason = RefusalReason.WORKER_LOST if entry.deaths else expired
         self._doom(entry, reason, why)
 
@@ -392,9 +416,9 @@ class Scheduler:
 
     def _ask_to_wake(self) -> None:
         """Make sure that the first job's deadline is noticed even if nothing else happens."""
-        if not self._expires or not self.queue.entries:
-            return
-        first_s = self.queue.entries[0].job.deadline_s
-        if self._wake_s is None or first_s < self._wake_s:
+        first_s = self._room.first_stranded_s
+        if self._expires and self.queue.entries:
+            first_s = min(first_s, self.queue.entries[0].job.deadline_s)
+        if first_s < inf and (self._wake_s is None or first_s < self._wake_s):
             self._wake_s = first_s
             self._out.append(WakeAt(first_s))

@@ -18,19 +18,29 @@ Order = Literal["deadline", "arrival"]
 
 
 class WorkerState:
-    """One live worker as the scheduler knows it. Units: ``free_at_s`` in seconds, absolute."""
+    """One live worker as the scheduler knows it. Units: seconds; ``free_at_s`` is absolute.
 
-    __slots__ = ("_highest", "batch_id", "calibration", "free_at_s", "plans", "stages", "worker_id")
+    ``retiring``: it is given no more batches. ``batch_cap_s``: no batch of it is planned to exceed that, None
+    where nothing was said.
+    """
+
+    __slots__ = (
+        "_highest", "batch_cap_s", "batch_id", "calibration", "free_at_s", "plans", "resident", "retiring", "stages",
+        "worker_id",
+    )  # fmt: skip
 
     def __init__(self, worker_id: int, stages: Mapping[str, StagePlans], now_s: float) -> None:
         self.worker_id = worker_id
         self.stages = stages
         """By variant."""
+        self.resident = frozenset(stages.values())
         self.plans: tuple[VariantPlans, ...] = tuple(stage.plans for stage in stages.values())
         """What it is planned with: the profile's, reshaped where its stages take other shares of the time."""
         self.calibration = Calibration()
         self.free_at_s = now_s
         self.batch_id: int | None = None
+        self.batch_cap_s: float | None = None
+        self.retiring = False
         self._highest: dict[int, float] = {}
 
     def reshape(self) -> None:

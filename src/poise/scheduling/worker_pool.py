@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 
 from poise.domain.service import Device
 from poise.errors import InternalError
-from poise.planning.service_model import ServiceModel
+from poise.planning.service_model import FLOOR_TOLERANCE, ServiceModel
 from poise.scheduling.costs import LeastCosts
-from poise.scheduling.events import WorkerReady
+from poise.scheduling.events import WorkerReady, WorkerRetiring
+from poise.scheduling.queue import Waiting
 from poise.scheduling.stage_plans import StagePlans
 from poise.scheduling.view import Policy, WorkerState
 
 LONGEST_IDLE = 1 / 16
 """No pause counts for more than this share of the window: a night says nothing about the burst in the morning."""
+MOST_COSTS = 64
+"""The least costs over so many sets of plans are kept; workers come and go between few of them."""
+MOST_PARKED = 4096
+"""What so many retired workers measured is kept; that of the one that retired first is given up for another's."""
+
+_Kind = tuple[tuple[str, ...], int, str]
+"""What a worker is: its variants, threads and device."""
 
 
 class WorkerPool:
-    """Workers by id. ``idle``: how many have no batch; ``alike``: whether all hold the same plans."""
+    """Workers by id. ``idle``: how many of ``all`` have no batch; ``alike``: whether all hold the same plans.
+
+    A worker that retires stays in ``by_id`` until its batch is back, but is none of ``all``: those that may be given
+    batches. What it measured is kept for when it is ready again.
+    """
 
     def __init__(self, model: ServiceModel, policy: Policy, window_s: float) -> None:
         self._window_s = window_s
@@ -25,33 +37,83 @@ class WorkerPool:
         self._idle_s, self._busy_s = 0.0, 0.0
         self._model = model
         self._policy = policy
+        self._resident: dict[_Kind, dict[str, StagePlans]] = {}
         self._stages: dict[tuple[str, int, Device], StagePlans] = {}
+        self._counts: dict[frozenset[StagePlans], int] = {}
+        self._known_costs: dict[frozenset[StagePlans], LeastCosts] = {}
+        self._parked: dict[int, WorkerState] = {}
+        self._reach: dict[int, tuple[float, float]] = {}
         self.by_id: dict[int, WorkerState] = {}
         self.all: tuple[WorkerState, ...] = ()
         self.idle = 0
         self.alike = True
+        self.kinds = 0
+        """Counts the times at which what the workers hold between them became another."""
         self.costs = LeastCosts(policy.reach, ())
         """The least that jobs cost on any of them."""
 
     def add(self, event: WorkerReady) -> None:
-        """Take in a worker that has loaded its resident set.
+        """Take in a worker that has loaded its resident set, or is back.
 
         Raises:
-            InternalError: it is here already.
+            InternalError: it is here already, or still has a batch of another resident set.
             ConfigError: the profile does not cover it.
         """
-        if event.worker_id in self.by_id:
-            raise InternalError(f"worker {event.worker_id} became ready twice", story=(repr(event),))
-        device: Device = "cuda" if event.device == "cuda" else "cpu"
-        stages = {name: self._stage_plans(name, event.threads, device) for name in event.variants}
-        self.by_id[event.worker_id] = WorkerState(event.worker_id, stages, event.now_s)
-        self._changed()
+        known = self.by_id.get(event.worker_id)
+        stages = self._resident_of(event)
+        cap_s = event.batch_cap_s
+        if cap_s is not None and not 0.0 < cap_s < inf:
+            raise InternalError("a worker with a batch cap that is no time", story=(repr(event),))
+        if known is not None:
+            if not (known.retiring and known.stages is stages):
+                raise InternalError(f"worker {event.worker_id} became ready twice", story=(repr(event),))
+            worker = known
+        else:
+            parked = self._parked.pop(event.worker_id, None)
+            if parked is not None and parked.stages is stages:
+                worker = parked
+                worker.free_at_s = event.now_s
+            else:
+                worker = WorkerState(event.worker_id, stages, event.now_s)
+            self.by_id[event.worker_id] = worker
+        worker.retiring = False
+        worker.batch_cap_s = cap_s
+        self._counts[worker.resident] = self._counts.get(worker.resident, 0) + 1
+        self._changed(came_or_went=self._counts[worker.resident] == 1)
+
+    def retire(self, event: WorkerRetiring) -> bool:
+        """Give a worker no more batches; return whether it has none and is gone.
+
+        Raises:
+            InternalError: it was never here, or is lost.
+        """
+        worker = self.by_id.get(event.worker_id)
+        if worker is None:
+            if event.worker_id not in self._parked:
+                raise InternalError(f"unknown worker {event.worker_id} is to retire", story=(repr(event),))
+            return False
+        if worker.retiring:
+            return False
+        worker.retiring = True
+        self._leaves(worker)
+        return self.park(worker)
+
+    def park(self, worker: WorkerState) -> bool:
+        """Let a worker go that retires and has no batch any more; return whether it does."""
+        if not worker.retiring or worker.batch_id is not None:
+            return False
+        del self.by_id[worker.worker_id]
+        if len(self._parked) >= MOST_PARKED:
+            del self._parked[next(iter(self._parked))]
+        self._parked[worker.worker_id] = worker
+        return True
 
     def remove(self, worker_id: int) -> WorkerState | None:
-        """Let a lost worker go; None where it is not known."""
+        """Let a lost worker go, with what it measured; None where it is not known, or retired before."""
+        self._parked.pop(worker_id, None)
         worker = self.by_id.pop(worker_id, None)
-        if worker is not None:
-            self._changed()
+        if worker is not None and not worker.retiring:
+            self._leaves(worker)
         return worker
 
     def occupy(self, worker: WorkerState, batch_id: int, now_s: float, until_s: float) -> None:
@@ -68,7 +130,8 @@ class WorkerPool:
         """Note that a worker is free."""
         worker.batch_id = None
         worker.free_at_s = now_s
-        self.idle += 1
+        if not worker.retiring:
+            self.idle += 1
 
     @property
     def idle_share(self) -> float:
@@ -90,6 +153,42 @@ class WorkerPool:
             worker.reshape()
         return bool(stale)
 
+    def can_answer(self, worker: WorkerState, entry: Waiting) -> bool:
+        """Whether a worker has modes that reach a job's floor."""
+        return worker.highest_accuracy(self._policy, entry.job.available) >= _least(entry)
+
+    def answered_by_any(self, entry: Waiting) -> bool:
+        """Whether some worker that may be given batches has modes that reach a job's floor."""
+        return self.reach(entry.job.available)[1] >= _least(entry)
+
+    def answered_by_all(self, entry: Waiting) -> bool:
+        """Whether every worker that may be given batches has modes that reach a job's floor."""
+        return self.reach(entry.job.available)[0] >= _least(entry)
+
+    def answers_most(self, worker: WorkerState) -> bool:
+        """Whether a worker can answer every job that was asked about and that any worker can answer."""
+        policy = self._policy
+        return all(worker.highest_accuracy(policy, a) >= most for a, (_, most) in self._reach.items())
+
+    def reach(self, available: int) -> tuple[float, float]:
+        """Return the highest accuracy that each worker reaches with some modalities, and that the best one does."""
+        found = self._reach.get(available)
+        if found is None:
+            # One worker speaks for all that hold the same.
+            speakers = {worker.resident: worker for worker in self.all}.values()
+            each = [worker.highest_accuracy(self._policy, available) for worker in speakers]
+            found = self._reach[available] = (min(each, default=-inf), max(each, default=-inf))
+        return found
+
+    def _resident_of(self, event: WorkerReady) -> dict[str, StagePlans]:
+        kind = (event.variants, event.threads, event.device)
+        found = self._resident.get(kind)
+        if found is None:
+            device: Device = "cuda" if event.device == "cuda" else "cpu"
+            found = {name: self._stage_plans(name, event.threads, device) for name in event.variants}
+            self._resident[kind] = found
+        return found
+
     def _stage_plans(self, variant: str, threads: int, device: Device) -> StagePlans:
         key = (variant, threads, device)
         found = self._stages.get(key)
@@ -104,10 +203,34 @@ class WorkerPool:
             )
         return found
 
-    def _changed(self) -> None:
-        self.all = tuple(self.by_id.values())
-        self.idle = sum(worker.batch_id is None for worker in self.all)
-        known = {id(stages): stages.plans for worker in self.all for stages in worker.stages.values()}
-        self.alike = len({frozenset(map(id, worker.stages.values())) for worker in self.all}) <= 1
-        if known:
-            self.costs = LeastCosts(self._policy.reach, known.values())
+    def _leaves(self, worker: WorkerState) -> None:
+        left = self._counts[worker.resident] - 1
+        if left:
+            self._counts[worker.resident] = left
+        else:
+            del self._counts[worker.resident]
+        self._changed(came_or_went=not left)
+
+    def _changed(self, *, came_or_went: bool) -> None:
+        """Note that ``all`` has changed; ``came_or_went``: and what the workers hold between them."""
+        self.all = tuple([worker for worker in self.by_id.values() if not worker.retiring])
+        self.idle = sum([worker.batch_id is None for worker in self.all])
+        if not came_or_went:
+            return
+        self.kinds += 1
+        self.alike = len(self._counts) <= 1
+        self._reach.clear()
+        if self._counts:
+            held = frozenset().union(*self._counts)
+            costs = self._known_costs.get(held)
+            if costs is None:
+                if len(self._known_costs) >= MOST_COSTS:
+                    self._known_costs.clear()
+                plans = dict.fromkeys(s.plans for worker in self.all for s in worker.stages.values())
+                costs = self._known_costs[held] = LeastCosts(self._policy.reach, plans)
+            self.costs = costs
+
+
+def _least(entry: Waiting) -> float:
+    """The accuracy that a job's modes must reach."""
+    return 0.0 if entry.terms.soft else entry.floor - FLOOR_TOLERANCE

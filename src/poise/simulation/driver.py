@@ -19,7 +19,7 @@ from poise.domain.job import Job
 from poise.domain.modalities import ModalityIndex
 from poise.domain.service import Device
 from poise.errors import ConfigError, InternalError
-from poise.scheduling.commands import Answer, BatchPart, Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.commands import Answer, BatchPart, Command, Refuse, ReleaseWorker, RunBatch, WakeAt
 from poise.scheduling.events import BatchDone, Event, JobArrived, Woke, WorkerLost, WorkerReady
 from poise.simulation.faults import NO_FAULTS, Faults, LostWorker, SlowWorker
 from poise.simulation.ledger import Ledger
@@ -201,6 +201,8 @@ class Driver:
                 if job is None:
                     raise _nobodys(command)
                 self._refused(job, self.now_s, command.reason)
+            elif type(command) is ReleaseWorker:
+                self._released(command.worker_id)
             else:
                 raise InternalError(f"no driver knows the command {command!r}")
 
@@ -229,6 +231,10 @@ class Driver:
 
     # What happens
 
+    def _released(self, worker_id: int) -> None:
+        """Take a worker out of use that has no batch any more."""
+        self._workers[worker_id].up = False
+
     def _batch_done(self, done: BatchDone) -> None:
         worker = self._workers.get(done.worker_id)
         if worker is not None and worker.batch_id == done.batch_id:  # else it was lost with its worker
@@ -239,7 +245,8 @@ class Driver:
     def _ready(self, worker: SimulatedState) -> None:
         worker.up = True
         kind = worker.kind
-        self._step(WorkerReady(self.now_s, kind.id, kind.variants, kind.threads, kind.device))
+        cap_s = kind.batch_cap_s
+        self._step(WorkerReady(self.now_s, kind.id, kind.variants, kind.threads, kind.device, cap_s))
 
     def _lose(self, lost: LostWorker) -> None:
         worker = self._workers[lost.worker_id]
