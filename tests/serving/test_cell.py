@@ -14,10 +14,12 @@ from poise.files import open_service
 from poise.scheduling.commands import Answer, AnswerPart, Command, Refuse
 from poise.scheduling.events import DrainStarted, Event, JobArrived, JobCancelled
 from poise.scheduling.scheduler import Scheduler
-from poise.serving.cell import HUNG_AFTER_S, Cell, _copy_in, _Dispatched
+from poise.serving.batches import HUNG_AFTER_S, Dispatched
+from poise.serving.cell import Cell
 from poise.serving.codec import InferTensor, decode_infer
+from poise.serving.intake import copy_in
 from poise.serving.jobs import Answered, PendingJob, Refused
-from poise.serving.process import WorkerProcess
+from poise.serving.process import Worker
 from poise.serving.wire import wire_of
 
 from .conftest import DATATYPES, TINY, json_request
@@ -168,9 +170,9 @@ def test_a_worker_that_hangs_is_ended(in_cell):
     async def test(cell, told, admit):
         hanging, busy = Hanging(), Hanging()
         now_s = time.monotonic()
-        cell._batches = {
-            1: _Dispatched(cast(WorkerProcess, hanging), now_s - HUNG_AFTER_S - 1, expected_s=0.01),
-            2: _Dispatched(cast(WorkerProcess, busy), now_s - HUNG_AFTER_S - 1, expected_s=10.0),
+        cell._batches.by_id = {
+            1: Dispatched(cast(Worker, hanging), now_s - HUNG_AFTER_S - 1, expected_s=0.01),
+            2: Dispatched(cast(Worker, busy), now_s - HUNG_AFTER_S - 1, expected_s=10.0),
         }
         cell._end_hung_workers()
         assert hanging.killed
@@ -182,7 +184,7 @@ def test_a_worker_that_hangs_is_ended(in_cell):
 def test_a_shorter_free_axis_is_padded_with_zeros():
     wire = wire_of(every_datatype(), 10)
     slot = np.full((6, 5, 2), 9, np.float32)
-    _copy_in(slot, 1, InferTensor(wire.inputs["free"], np.ones((3, 2, 2), np.float32)))
+    copy_in(slot, 1, InferTensor(wire.inputs["free"], np.ones((3, 2, 2), np.float32)))
     assert (slot[1:4, :2] == 1).all()
     assert (slot[1:4, 2:] == 0).all()
     assert (slot[0] == 9).all()

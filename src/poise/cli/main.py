@@ -42,6 +42,7 @@ def _register() -> None:
     from poise.cli.allocate import allocate
     from poise.cli.check import check
     from poise.cli.demo import demo
+    from poise.cli.history import history
     from poise.cli.infer import infer
     from poise.cli.load import load
     from poise.cli.plan import plan
@@ -49,7 +50,7 @@ def _register() -> None:
     from poise.cli.serve import serve
     from poise.cli.simulate import simulate
 
-    for command in (check, profile, plan, allocate, serve, infer, load, simulate, demo):
+    for command in (check, profile, plan, allocate, serve, infer, load, simulate, history, demo):
         app.command()(command)
 
 

@@ -10,19 +10,16 @@ import asyncio
 import logging
 import math
 import time
-from bisect import bisect_left
-from collections.abc import Sequence
 
-import msgspec
-
+from poise.adapting.events import Observed
+from poise.domain.allocation import Workers
 from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import Profile
-from poise.domain.service import WorkerKind
 from poise.errors import InternalError
 from poise.files import FrontierCache, ServiceFolder
 from poise.planning.default_allocation import initial_allocation
 from poise.runtimes.cores import usable_cores
-from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.commands import Answer, Command, Refuse, ReleaseWorker, RunBatch, WakeAt
 from poise.scheduling.events import (
     BatchDone,
     BatchFailed,
@@ -33,39 +30,34 @@ from poise.scheduling.events import (
     Woke,
     WorkerLost,
     WorkerReady,
+    WorkerRetiring,
 )
 from poise.scheduling.scheduler import Scheduler
-from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, Array, RowAllocator, plan_layout
-from poise.serving.codec import InferRequest, InferTensor
+from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
+from poise.serving.batches import Dispatched, DispatchedBatches
+from poise.serving.codec import InferRequest
+from poise.serving.intake import copy_in, rung_of
 from poise.serving.jobs import Answered, Outcome, PendingJob, Refused
+from poise.serving.keeper import Keeper, StaticKeeper
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellGauges, CellMetrics
+from poise.serving.monitor import Monitor
 from poise.serving.pool import WorkerPool
-from poise.serving.process import WorkerProcess
+from poise.serving.process import Worker
 from poise.serving.recording import Recorder
 from poise.serving.wire import ServiceWire, wire_of
 
-HUNG_AFTER_S = 30.0
-HUNG_AFTER_EXPECTED = 20.0
-"""A worker is taken for hung this long after a batch, plus so many times what the batch should take."""
 HUNG_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
-class _Dispatched(msgspec.Struct, frozen=True):
-    worker: WorkerProcess
-    sent_s: float
-    expected_s: float
-
-    @property
-    def given_up_s(self) -> float:
-        """When its worker counts as hung."""
-        return self.sent_s + HUNG_AFTER_S + HUNG_AFTER_EXPECTED * self.expected_s
-
-
 class Cell:
-    """One machine's server for one service, but for the protocol. Everything runs on one event loop."""
+    """One machine's server for one service, but for the protocol. Everything runs on one event loop.
+
+    Which workers it has, its ``keeper`` decides: the service's allocation as it stands, unless another is set before
+    it starts.
+    """
 
     def __init__(
         self,
@@ -75,8 +67,9 @@ class Cell:
         policy: str | None = None,
         arena_bytes: int = DEFAULT_ARENA_BYTES,
         recorder: Recorder | None = None,
+        name: str = "",
     ) -> None:
-        """Make a cell; nothing is started yet.
+        """Make a cell; nothing is started yet. ``name`` is the service's, where one adapter serves several.
 
         Raises:
             ConfigError: items larger than the arena, an unknown policy, workers that the profile lacks.
@@ -91,10 +84,14 @@ class Cell:
         self._recorder = recorder
         self._index = service.modality_index
         self._padded = bool(service.buckets_of(service.modalities))
-        self._pool = WorkerPool(folder, profile, self._arena, usable_cores(), self)
+        self.folder = folder
+        self.profile = profile
+        self.monitor = Monitor(service.classes, time.monotonic(), name)
+        self.keeper: Keeper = StaticKeeper(self, folder, profile, usable_cores())
+        self._pool = WorkerPool(folder, profile, self._arena, self)
         self._jobs: dict[int, PendingJob] = {}
-        self._batches: dict[int, _Dispatched] = {}
-        self._processes: dict[int, WorkerProcess] = {}
+        self._batches = DispatchedBatches()
+        self._active: dict[int, Worker] = {}
         self._next_job = 0
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
@@ -108,12 +105,12 @@ class Cell:
     @property
     def ready(self) -> bool:
         """Whether a job would be taken now."""
-        return self.started and not self.draining and self._pool.ready > 0
+        return self.started and not self.draining and bool(self._active)
 
     @property
-    def pool(self) -> WorkerPool:
-        """The workers."""
-        return self._pool
+    def scheduler(self) -> Scheduler:
+        """The scheduler; it is told of what happens by the cell alone."""
+        return self._scheduler
 
     def label(self, mask: int) -> str:
         """Return the label of a modality set."""
@@ -122,12 +119,12 @@ class Cell:
     # The cell's life
 
     async def start(self) -> None:
-        """Start the workers and wait until all have loaded.
+        """Have the keeper start the workers, and wait until it says that they are there.
 
         Raises:
-            WorkerError: one cannot start.
+            WorkerError: they cannot start.
         """
-        await self._pool.start()
+        await self.keeper.start()
         self.started = True
         self._end_hung_workers()
 
@@ -146,6 +143,7 @@ class Cell:
     async def stop(self) -> None:
         """Stop the workers, at once if jobs still wait; those are refused."""
         self._stopped = True
+        self.keeper.stop()
         if self._timer is not None:
             self._timer.cancel()
         waiting = list(self._jobs.values())
@@ -160,6 +158,7 @@ class Cell:
 
     def admit(self, request: InferRequest) -> PendingJob | Refused:
         """Put a request's tensors into rows and tell the scheduler; its outcome may already be there."""
+        self.monitor.arrived(request.slo_class, request.items)
         if self.draining:
             return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
         if not self.started:
@@ -171,7 +170,7 @@ class Cell:
             )
         try:
             for tensor in request.tensors:
-                _copy_in(self._arena.inputs[tensor.wire.name], first, tensor)
+                copy_in(self._arena.inputs[tensor.wire.name], first, tensor)
         except BaseException:
             self._rows.give_back(first, request.items)
             raise
@@ -186,7 +185,7 @@ class Cell:
             accuracy_floor=request.accuracy_floor,
             available=request.available,
             priority=request.priority,
-            bucket=_rung(request.tensors) if self._padded else 0,
+            bucket=rung_of(request.tensors) if self._padded else 0,
         )
         pending = PendingJob(job, first, asyncio.get_running_loop().create_future())
         self._jobs[job.id] = pending
@@ -197,6 +196,8 @@ class Cell:
         """Count a refusal and return it."""
         self.metrics.jobs[slo_class, "refused"] += 1
         self.metrics.refused[reason.value] += 1
+        if reason is not RefusalReason.CANCELLED:
+            self.monitor.missed(slo_class)
         return Refused(reason, detail)
 
     def cancel(self, pending: PendingJob) -> None:
@@ -204,46 +205,69 @@ class Cell:
         if not pending.settled:
             self._happened(JobCancelled(time.monotonic(), pending.job.id))
 
+    # What the keeper asks for
+
+    def load_worker(
+        self, worker_id: int, kind: Workers, cores: tuple[int, ...], *, at_idle: bool = False
+    ) -> None:
+        """Start a worker; the keeper hears that it is loaded or gone."""
+        self._pool.load(worker_id, kind, cores, at_idle=at_idle)
+
+    def activate_worker(self, worker_id: int, kind: Workers, cores: tuple[int, ...]) -> None:
+        """Put a loaded worker on its cores and into use. Nothing happens to one that is gone."""
+        worker = self._pool.settle(worker_id, cores)
+        if worker is not None:
+            self._active[worker_id] = worker
+            variants, threads, device, cap_s = kind.variants, kind.threads, kind.device, kind.batch_cap_s
+            self._happened(WorkerReady(time.monotonic(), worker_id, variants, threads, device, cap_s))
+
+    def retire_worker(self, worker_id: int) -> None:
+        """Give a worker no more batches; the keeper hears when it has none any more."""
+        if worker_id in self._active:
+            self._happened(WorkerRetiring(time.monotonic(), worker_id))
+
+    def end_worker(self, worker_id: int) -> None:
+        """End a worker that is loading or out of use; the keeper hears that it is gone."""
+        self._pool.end(worker_id)
+
+    def tell(self, event: Event) -> None:
+        """Tell the scheduler of a plan's shares or of a forecast."""
+        self._happened(event)
+
+    def observed(self, epoch_s: float) -> Observed:
+        """Return what happened since this was last asked."""
+        now_s = time.monotonic()
+        waiting = self._rows.used - self._batches.items
+        return self.monitor.beat(now_s, epoch_s, self._batches.busy_s(now_s), max(0, waiting))
+
     # What the workers do (WorkerListener)
 
-    def worker_ready(self, worker: WorkerProcess, kind: WorkerKind) -> None:
-        """Tell the scheduler of a worker that has loaded."""
-        self._processes[worker.worker_id] = worker
-        self._happened(
-            WorkerReady(time.monotonic(), worker.worker_id, kind.variants, kind.threads, kind.device)
-        )
+    def worker_loaded(self, worker: Worker, kind: Workers, load_s: float) -> None:
+        """Tell the keeper of a worker that has loaded."""
+        self.keeper.loaded(worker.worker_id, kind, load_s)
 
-    def batch_done(self, worker: WorkerProcess, done: Done) -> None:
+    def batch_done(self, worker: Worker, done: Done) -> None:
         """Tell the scheduler of a finished batch."""
         now_s = time.monotonic()
-        batch = self._batch_of(worker, done.batch_id)
+        batch = self._batches.back(now_s, worker, done.batch_id)
         if batch is not None:
-            self._pool.praise(worker)
+            self.keeper.answered(worker.worker_id)
             run_s = now_s - batch.sent_s
             self._happened(BatchDone(now_s, done.batch_id, worker.worker_id, run_s, done.stage_s))
 
-    def batch_failed(self, worker: WorkerProcess, failed: Failed) -> None:
+    def batch_failed(self, worker: Worker, failed: Failed) -> None:
         """Tell the scheduler of a batch that the model could not answer; the text stays in the server's log."""
-        if self._batch_of(worker, failed.batch_id) is not None:
-            event = BatchFailed(time.monotonic(), failed.batch_id, worker.worker_id, "the model failed")
-            self._happened(event)
+        now_s = time.monotonic()
+        if self._batches.back(now_s, worker, failed.batch_id) is not None:
+            self._happened(BatchFailed(now_s, failed.batch_id, worker.worker_id, "the model failed"))
 
-    def worker_lost(self, worker: WorkerProcess) -> None:
-        """Tell the scheduler of a worker whose process is gone."""
-        self._processes.pop(worker.worker_id, None)
-        for batch_id in [i for i, batch in self._batches.items() if batch.worker is worker]:
-            del self._batches[batch_id]
-        self._happened(WorkerLost(time.monotonic(), worker.worker_id))
-
-    def _batch_of(self, worker: WorkerProcess, batch_id: int) -> _Dispatched | None:
-        batch = self._batches.pop(batch_id, None)
-        if batch is None or batch.worker is not worker:
-            log.error(
-                "worker %d spoke of batch %d, which it was not given; it is ended", worker.worker_id, batch_id
-            )
-            worker.kill()
-            return None
-        return batch
+    def worker_gone(self, worker_id: int, problem: str, *, loaded: bool) -> None:
+        """Tell the scheduler, if the worker was in use, and the keeper."""
+        if self._active.pop(worker_id, None) is not None:
+            now_s = time.monotonic()
+            self._batches.lost(now_s, worker_id)
+            self._happened(WorkerLost(now_s, worker_id))
+        self.keeper.gone(worker_id, problem, loaded=loaded)
 
     # Events in, commands out
 
@@ -284,37 +308,40 @@ class Cell:
         elif isinstance(command, Refuse):
             pending = self._jobs[command.job_id]
             self._settle(pending, self.refused(pending.job.slo_class, command.reason, command.detail))
-        else:
+        elif isinstance(command, WakeAt):
             self._wake_at(command)
+        else:
+            self._release(command)
 
     def _give_up(self, command: Command) -> None:
         if isinstance(command, Answer | Refuse):
             self._fail(command.job_id)
-        elif isinstance(command, RunBatch) and command.worker_id in self._processes:
-            self._processes[command.worker_id].kill()  # its loss gives the batch back
+        elif isinstance(command, RunBatch) and command.worker_id in self._active:
+            self._active[command.worker_id].kill()  # its loss gives the batch back
 
     def _run(self, command: RunBatch) -> None:
         runs = pack_runs(
             (self._jobs[part.job_id].first_row + part.first_item, part.items, part.modalities)
             for part in command.parts
         )
-        worker = self._processes[command.worker_id]
-        self._batches[command.batch_id] = _Dispatched(worker, time.monotonic(), command.expected_s)
+        worker = self._active[command.worker_id]
+        items = sum(part.items for part in command.parts)
+        batch = Dispatched(worker, time.monotonic(), command.expected_s, items)
+        self._batches.sent(command.batch_id, batch)
         worker.send(Run(command.batch_id, command.variant, runs))
-        self.metrics.batch_items.observe(sum(part.items for part in command.parts))
+        self.metrics.batch_items.observe(items)
+
+    def _release(self, command: ReleaseWorker) -> None:
+        if self._active.pop(command.worker_id, None) is not None:
+            self.keeper.released(command.worker_id)
 
     def _answer(self, command: Answer) -> None:
         pending = self._jobs[command.job_id]
         job, first = pending.job, pending.first_row
         outputs = {name: slot[first : first + job.items].copy() for name, slot in self._arena.outputs.items()}
-        metrics = self.metrics
-        metrics.jobs[job.slo_class, "late" if command.late else "answered"] += 1
-        metrics.late_jobs += command.late
-        metrics.expected_items += command.accuracy * job.items
-        metrics.queue_s.observe(command.queue_s)
-        metrics.compute_s.observe(command.compute_s)
-        for part in command.parts:
-            metrics.items[part.variant, part.modalities] += part.items
+        self.metrics.answered(job.slo_class, job.items, command)
+        met = not (command.late or command.below_floor)
+        self.monitor.answered(job.slo_class, job.items, command.accuracy, met=met)
         self._settle(pending, Answered(command, outputs))
 
     def _fail(self, job_id: int) -> None:
@@ -322,6 +349,7 @@ class Cell:
         pending = self._jobs.get(job_id)
         if pending is not None:
             self.metrics.jobs[pending.job.slo_class, "failed"] += 1
+            self.monitor.missed(pending.job.slo_class)
             self._settle(pending, InternalError(f"job {job_id} met a fault of the server"))
 
     def _settle(self, pending: PendingJob, outcome: Outcome | InternalError) -> None:
@@ -357,40 +385,13 @@ class Cell:
     def _end_hung_workers(self) -> None:
         if self._stopped:
             return
-        now_s = time.monotonic()
-        for batch_id, batch in self._batches.items():
-            if now_s > batch.given_up_s:
-                log.error("worker %d hangs on batch %d; it is ended", batch.worker.worker_id, batch_id)
-                batch.worker.kill()
+        self._batches.end_hung_workers(time.monotonic())
         asyncio.get_running_loop().call_later(HUNG_CHECK_S, self._end_hung_workers)
 
     def _gauges(self) -> CellGauges:
-        busy = len(self._batches)
-        ready = self._pool.ready
-        workers = {"busy": busy, "idle": max(0, ready - busy), "starting": len(self._pool.seats) - ready}
+        workers = {
+            "busy": len(self._batches),
+            "idle": max(0, len(self._active) - len(self._batches)),
+            **self.keeper.states(),
+        }
         return CellGauges(workers, len(self._jobs), self.label)
-
-
-def _rung(tensors: Sequence[InferTensor]) -> int:
-    """Return the rung of the longest bucket that some inputs need."""
-    return max(
-        (
-            bisect_left(tensor.wire.buckets, tensor.array.shape[tensor.wire.free + 1])
-            for tensor in tensors
-            if tensor.wire.free is not None
-        ),
-        default=0,
-    )
-
-
-def _copy_in(slot: Array, first: int, tensor: InferTensor) -> None:
-    """Copy a tensor into its rows; what a shorter free axis leaves over is zeros, as padding is."""
-    rows = slot[first : first + len(tensor.array)]
-    free = tensor.wire.free
-    if free is None:
-        rows[...] = tensor.array
-        return
-    length = tensor.array.shape[free + 1]
-    before = (slice(None),) * (free + 1)
-    rows[(*before, slice(length))] = tensor.array
-    rows[(*before, slice(length, None))] = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from struct import Struct
+from typing import TypeVar
 
 import msgspec
 
@@ -82,13 +83,60 @@ class Stop(_Message, frozen=True, tag="stop"):
 ToWorker = Run | Stop
 FromWorker = Ready | CannotStart | Done | Failed
 
+
+class HostStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a host of emulated workers needs to know, but for the workers."""
+
+    service: Service
+    profile: Profile
+    layout: ArenaLayout
+
+
+class Take(_Message, frozen=True, tag="take"):
+    """Be one worker more; ``Ready`` follows after the load times of its variants."""
+
+    variants: tuple[str, ...]
+    threads: int
+    device: Device
+
+
+class Drop(_Message, frozen=True, tag="drop"):
+    """Be that worker no more, whatever it does; nothing follows."""
+
+
+class Gone(_Message, frozen=True, tag="gone"):
+    """The worker has ended, as ``Stop`` asked for."""
+
+
+class ToHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A message for one worker of a host."""
+
+    worker_id: int
+    message: Take | Run | Stop | Drop
+
+
+FromHosted = Ready | CannotStart | Done | Failed | Gone
+
+
+class FromHost(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A message of one worker of a host."""
+
+    worker_id: int
+    message: FromHosted
+
+
+M = TypeVar("M")
+
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 _start = msgspec.msgpack.Decoder(Start)
+_host_start = msgspec.msgpack.Decoder(HostStart)
+_to_host = msgspec.msgpack.Decoder(ToHost)
+_from_host = msgspec.msgpack.Decoder(FromHost)
 
 
-def encode(message: Start | ToWorker | FromWorker) -> bytes:
+def encode(message: Start | HostStart | ToWorker | FromWorker | ToHost | FromHost) -> bytes:
     """Return the bytes of a message."""
     return _encoder.encode(message)
 
@@ -97,36 +145,41 @@ def decode_start(data: bytes) -> Start:
     """Return the start of a worker.
 
     Raises:
-        InternalError: not a message of this schema.
+        InternalError: not a message of this schema; likewise the other functions here.
     """
-    try:
-        return _start.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(f"start of a worker does not decode: {error}") from None
+    return _decoded(_start, data, "start of a worker")
+
+
+def decode_host_start(data: bytes) -> HostStart:
+    """Return the start of a host."""
+    return _decoded(_host_start, data, "start of a host")
 
 
 def decode_to_worker(data: bytes) -> ToWorker:
-    """Return a message sent to a worker.
-
-    Raises:
-        InternalError: not a message of this schema.
-    """
-    try:
-        return _to_worker.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(f"message to a worker does not decode: {error}") from None
+    """Return a message sent to a worker."""
+    return _decoded(_to_worker, data, "message to a worker")
 
 
 def decode_from_worker(data: bytes) -> FromWorker:
-    """Return a message sent by a worker.
+    """Return a message sent by a worker."""
+    return _decoded(_from_worker, data, "message from a worker")
 
-    Raises:
-        InternalError: not a message of this schema.
-    """
+
+def decode_to_host(data: bytes) -> ToHost:
+    """Return a message sent to a host."""
+    return _decoded(_to_host, data, "message to a host")
+
+
+def decode_from_host(data: bytes) -> FromHost:
+    """Return a message sent by a host."""
+    return _decoded(_from_host, data, "message from a host")
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[M], data: bytes, what: str) -> M:
     try:
-        return _from_worker.decode(data)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(f"message from a worker does not decode: {error}") from None
+        raise InternalError(f"{what} does not decode: {error}") from None
 
 
 def pack_runs(runs: Iterable[tuple[int, int, int]]) -> bytes:

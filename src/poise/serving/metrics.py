@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from poise.scheduling.commands import Answer
+
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DECISION_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1)
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -62,6 +64,20 @@ class CellMetrics(Collector):
         self.batch_items = Histogram(ITEMS)
         self.decision_s = Histogram(DECISION_SECONDS)
         self._registry.register(self)
+
+    def answered(self, slo_class: str, items: int, answer: Answer) -> None:
+        """Count an answered job."""
+        self.jobs[slo_class, "late" if answer.late else "answered"] += 1
+        self.late_jobs += answer.late
+        self.expected_items += answer.accuracy * items
+        self.queue_s.observe(answer.queue_s)
+        self.compute_s.observe(answer.compute_s)
+        for part in answer.parts:
+            self.items[part.variant, part.modalities] += part.items
+
+    def add(self, collector: Collector) -> None:
+        """Show what another collects beside these."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

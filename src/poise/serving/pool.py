@@ -1,4 +1,4 @@
-"""The workers of a cell: started together, each started again with a growing pause when it dies."""
+"""The workers of a cell: processes that load, are put on their cores, answer and end. Who is wanted, a keeper says."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import asyncio
 import logging
 import signal
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
+from poise.domain.allocation import Workers
 from poise.domain.profile import Profile
-from poise.domain.service import WorkerKind
-from poise.errors import ConfigError, WorkerError
+from poise.errors import ConfigError
 from poise.files import ServiceFolder
-from poise.planning.default_allocation import initial_allocation
-from poise.runtimes.cores import place_workers
 from poise.serving.arena import Arena
-from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Ready, Start, Stop
-from poise.serving.process import WorkerProcess
+from poise.serving.hosting import EmulatedHosts
+from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Start, Stop
+from poise.serving.process import Worker, WorkerProcess
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
 STOP_LIMIT_S = 5.0
+
+State = Literal["loading", "loaded", "ending"]
 
 log = logging.getLogger(__name__)
 
@@ -28,181 +27,182 @@ log = logging.getLogger(__name__)
 class WorkerListener(Protocol):
     """Who is told what the workers do."""
 
-    def worker_ready(self, worker: WorkerProcess, kind: WorkerKind) -> None:
-        """Take a worker into use: it has loaded."""
+    def worker_loaded(self, worker: Worker, kind: Workers, load_s: float) -> None:
+        """Take up that a worker has loaded its resident set."""
 
-    def batch_done(self, worker: WorkerProcess, done: Done) -> None:
+    def batch_done(self, worker: Worker, done: Done) -> None:
         """Take up a finished batch: its outputs are in its rows."""
 
-    def batch_failed(self, worker: WorkerProcess, failed: Failed) -> None:
+    def batch_failed(self, worker: Worker, failed: Failed) -> None:
         """Take up a batch that the model could not answer."""
 
-    def worker_lost(self, worker: WorkerProcess) -> None:
-        """Give up a worker that was ready: its process is gone, and with it the batch it had."""
+    def worker_gone(self, worker_id: int, problem: str, *, loaded: bool) -> None:
+        """Give up a worker: it could not be loaded, or its process is gone, and with it the batch it had.
+
+        ``problem`` is for the operator; empty where it was told to end.
+        """
 
 
-class Seat:
-    """A worker's place: what it holds and where it runs; outlives the processes that sit on it."""
+class _Member:
+    """A worker and what is known of it."""
 
-    def __init__(self, kind: WorkerKind, cores: tuple[int, ...]) -> None:
+    def __init__(self, kind: Workers) -> None:
         self.kind = kind
-        self.cores = cores
-        self.process: WorkerProcess | None = None
-        self.ready = False
-        self.pause_s = FIRST_PAUSE_S
-        self.problem: str | None = None
+        self.worker: Worker | None = None
+        self.state: State = "loading"
+        self.loaded = False
+        self.problem = ""
 
 
 class WorkerPool:
     """Owns the worker processes. All methods belong to the event loop's thread."""
 
     def __init__(
-        self,
-        folder: ServiceFolder,
-        profile: Profile,
-        arena: Arena,
-        cores: Sequence[int],
-        listener: WorkerListener,
+        self, folder: ServiceFolder, profile: Profile, arena: Arena, listener: WorkerListener
     ) -> None:
-        """Plan the workers; nothing is started yet.
-
-        Raises:
-            ConfigError: a kind of worker that the profile does not cover.
-        """
+        """Make a pool without workers."""
         self._folder = folder
         self._profile = profile
         self._arena = arena
         self._listener = listener
-        if folder.service.allocation is None and folder.service.budget.cores > len(cores):
-            log.warning("the budget has %d cores, there are %d here", folder.service.budget.cores, len(cores))
-        kinds = [
-            k for kind in initial_allocation(folder.service, profile, len(cores)) for k in [kind] * kind.count
-        ]
-        check_kinds(kinds, profile)
-        placed = place_workers([kind.threads for kind in kinds], cores)
-        self.seats = [Seat(kind, own) for kind, own in zip(kinds, placed, strict=True)]
-        self._seat_of: dict[WorkerProcess, Seat] = {}
-        self._next_id = 0
+        self._members: dict[int, _Member] = {}
+        self._hosts = EmulatedHosts(folder.service, profile, arena)
         self._stopping = False
-        self._started: asyncio.Future[None] | None = None
         self._emptied: asyncio.Future[None] | None = None
 
     @property
-    def ready(self) -> int:
-        """How many workers can be given batches."""
-        return sum(seat.ready for seat in self.seats)
+    def loading(self) -> int:
+        """How many workers are loading."""
+        return sum(member.state == "loading" for member in self._members.values())
 
-    async def start(self) -> None:
-        """Start all workers and wait until each has loaded.
+    def load(self, worker_id: int, kind: Workers, cores: Sequence[int], *, at_idle: bool = False) -> None:
+        """Start a worker on some cores; the listener hears that it is loaded, or gone.
 
-        Raises:
-            WorkerError: one cannot start.
+        ``at_idle``: it loads at idle priority, because others answer on those cores meanwhile.
         """
-        self._started = asyncio.get_running_loop().create_future()
+        if self._stopping:
+            return
+        member = self._members[worker_id] = _Member(kind)
         try:
-            for seat in self.seats:
-                self._spawn(seat)
-            await self._started
-        finally:
-            self._started = None
+            if is_emulated(self._folder, kind):
+                member.worker = self._hosts.host().take(
+                    worker_id,
+                    kind.variants,
+                    kind.threads,
+                    kind.device,
+                    on_message=self._message,
+                    on_exit=self._exited,
+                )
+            else:
+                member.worker = WorkerProcess(
+                    worker_id,
+                    self._start_of(kind),
+                    self._arena.fd,
+                    cores,
+                    on_message=self._message,
+                    on_exit=self._exited,
+                    at_idle=at_idle,
+                )
+        except OSError as error:  # no memory, no more processes
+            problem = f"its process cannot be started: {error.strerror}"
+            asyncio.get_running_loop().call_soon(self._never_was, worker_id, problem)
+
+    def settle(self, worker_id: int, cores: Sequence[int]) -> Worker | None:
+        """Pin a loaded worker to its cores at normal priority and return it; None where it is gone."""
+        member = self._members.get(worker_id)
+        if member is None or member.worker is None or member.state != "loaded":
+            return None
+        member.worker.settle(cores)
+        return member.worker
+
+    def end(self, worker_id: int) -> None:
+        """End a worker: after its present batch, or at once if it is still loading. The listener hears of it."""
+        member = self._members.get(worker_id)
+        if member is None or member.worker is None or member.state == "ending":
+            return
+        member.state = "ending"
+        if member.loaded:
+            member.worker.send(Stop())
+            asyncio.get_running_loop().call_later(STOP_LIMIT_S, self._kill, worker_id, member)
+        else:
+            member.worker.kill()
 
     async def stop(self, *, at_once: bool = False) -> None:
         """Stop all workers: after their present batch if that is soon done, or at once."""
         self._stopping = True
-        if not self._seat_of:
-            return
-        self._emptied = asyncio.get_running_loop().create_future()
-        for worker, seat in list(self._seat_of.items()):
-            if seat.ready and not at_once:
-                worker.send(Stop())
-            else:
-                worker.kill()
-        done, _ = await asyncio.wait([self._emptied], timeout=STOP_LIMIT_S)
-        if not done:
-            for worker in list(self._seat_of):
-                worker.kill()
-            await self._emptied
+        if any(member.worker is not None for member in self._members.values()):
+            self._emptied = asyncio.get_running_loop().create_future()
+            for worker_id, member in list(self._members.items()):
+                if at_once and member.worker is not None:
+                    member.worker.kill()
+                else:
+                    self.end(worker_id)
+            done, _ = await asyncio.wait([self._emptied], timeout=STOP_LIMIT_S)
+            if not done:
+                for member in list(self._members.values()):
+                    if member.worker is not None:
+                        member.worker.kill()
+                await self._emptied
+        await self._hosts.end()
 
-    def praise(self, worker: WorkerProcess) -> None:
-        """Note that a worker has answered: the next pause before a new start is the shortest again."""
-        self._seat_of[worker].pause_s = FIRST_PAUSE_S
-
-    def _spawn(self, seat: Seat) -> None:
-        if self._stopping:
-            return
-        self._next_id += 1
-        start = Start(
+    def _start_of(self, kind: Workers) -> Start:
+        return Start(
             folder=str(self._folder.file),
             service=self._folder.service,
             profile=self._profile,
-            variants=seat.kind.variants,
-            threads=seat.kind.threads,
-            device=seat.kind.device,
+            variants=kind.variants,
+            threads=kind.threads,
+            device=kind.device,
             layout=self._arena.layout,
         )
-        seat.problem = None
-        try:
-            seat.process = WorkerProcess(
-                self._next_id,
-                start,
-                self._arena.fd,
-                seat.cores,
-                on_message=self._message,
-                on_exit=self._exited,
-            )
-        except OSError as error:  # no memory, no more processes
-            seat.problem = f"its process cannot be started: {error.strerror}"
-            self._again(seat)
-            return
-        self._seat_of[seat.process] = seat
 
-    def _message(self, worker: WorkerProcess, message: FromWorker) -> None:
-        seat = self._seat_of[worker]
+    def _message(self, worker: Worker, message: FromWorker) -> None:
+        member = self._members[worker.worker_id]
         if isinstance(message, Done):
             self._listener.batch_done(worker, message)
         elif isinstance(message, Failed):
             log.error("worker %d: %s", worker.worker_id, message.message)
             self._listener.batch_failed(worker, message)
         elif isinstance(message, CannotStart):
-            seat.problem = message.message
-        elif isinstance(message, Ready):
-            seat.ready = True
+            member.problem = message.message
+        elif member.state == "loading":
+            member.state, member.loaded = "loaded", True
             log.info(
-                "worker %d ready on cores %s: loaded %s in %.2f s, %d MB resident",
+                "worker %d has loaded %s in %.2f s: %d MB resident",
                 worker.worker_id,
-                ",".join(str(core) for core in worker.cores),
-                ", ".join(seat.kind.variants),
+                ", ".join(member.kind.variants),
                 message.load_s,
                 message.memory_bytes // 1_000_000,
             )
-            self._listener.worker_ready(worker, seat.kind)
-            if self._started is not None and not self._started.done() and self.ready == len(self.seats):
-                self._started.set_result(None)
+            self._listener.worker_loaded(worker, member.kind, message.load_s)
 
-    def _exited(self, worker: WorkerProcess, status: int) -> None:
-        seat = self._seat_of.pop(worker)
-        was_ready, seat.ready, seat.process = seat.ready, False, None
-        if was_ready:
-            self._listener.worker_lost(worker)
-        if self._stopping:
-            if not self._seat_of and self._emptied is not None and not self._emptied.done():
-                self._emptied.set_result(None)
-            return
-        if seat.problem is None:
-            seat.problem = f"its process ended with {_status_words(status)}"
-        self._again(seat)
+    def _exited(self, worker: Worker, status: int) -> None:
+        member = self._members.pop(worker.worker_id)
+        problem = member.problem
+        if not problem and member.state != "ending":
+            problem = f"its process ended with {_status_words(status)}"
+        if not self._stopping:
+            self._listener.worker_gone(worker.worker_id, problem, loaded=member.loaded)
+        elif not self._members and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
-    def _again(self, seat: Seat) -> None:
-        if self._started is not None:
-            if not self._started.done():
-                self._started.set_exception(WorkerError(f"a worker cannot start: {seat.problem}"))
-            return
-        log.warning("a worker was lost (%s); starting it again in %.1f s", seat.problem, seat.pause_s)
-        asyncio.get_running_loop().call_later(seat.pause_s, self._spawn, seat)
-        seat.pause_s = min(2 * seat.pause_s, LONGEST_PAUSE_S)
+    def _never_was(self, worker_id: int, problem: str) -> None:
+        if self._members.pop(worker_id, None) is not None and not self._stopping:
+            self._listener.worker_gone(worker_id, problem, loaded=False)
+
+    def _kill(self, worker_id: int, member: _Member) -> None:
+        if self._members.get(worker_id) is member and member.worker is not None:
+            log.error("worker %d did not end when it was told to; it is ended", worker_id)
+            member.worker.kill()
 
 
-def check_kinds(kinds: Sequence[WorkerKind], profile: Profile) -> None:
+def is_emulated(folder: ServiceFolder, kind: Workers) -> bool:
+    """Say whether a worker holds emulated variants only, and so needs no core and no process of its own."""
+    variants = folder.service.variants
+    return all(name in variants and variants[name].runtime == "emulated" for name in kind.variants)
+
+
+def check_kinds(kinds: Sequence[Workers], profile: Profile) -> None:
     """Hold an allocation against the profile before any process is started.
 
     Raises:

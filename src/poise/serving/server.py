@@ -9,7 +9,8 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ import poise
 from poise.domain.profile import Profile
 from poise.errors import ConfigError
 from poise.files import ServiceFolder
+from poise.files.history import history_path
+from poise.forecasting.base import RateHistory
+from poise.runtimes.cores import usable_cores
 from poise.scheduling.log import LogHeader
+from poise.serving.adaptation import Adaptation, AdapterCore, Chronicle
 from poise.serving.arena import DEFAULT_ARENA_BYTES
 from poise.serving.asgi import DEFAULT_BODY_BYTES, App
 from poise.serving.cell import Cell
+from poise.serving.chronicle import FileChronicle, past_rates
+from poise.serving.keeper import first_workers, profiled_kinds
 from poise.serving.recording import Recorder
 
 BACKLOG = 2048
@@ -35,11 +42,23 @@ TAKE_LIMIT_S = 5
 GC_THRESHOLDS = (20_000, 50, 20)
 """Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread beside the event loop's may keep the interpreter to itself: the solver has one, the history too."""
+PAST_LIMIT_S = 10.0
+"""A history that takes longer to read is done without."""
+
 log = logging.getLogger(__name__)
+
+MakeAdapter = Callable[[Mapping[str, RateHistory]], AdapterCore]
+"""From what is known of the load from before, by service (one is under the empty name), to the adapter."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is started. Units: ``grace_s`` in seconds."""
+    """How a server is started. Units: ``grace_s`` in seconds.
+
+    ``make_adapter`` is None where the service's allocation is kept as it stands. ``history``: where the adapter's is
+    kept, if not beside the service file.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -49,6 +68,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = DEFAULT_BODY_BYTES
     arena_bytes: int = DEFAULT_ARENA_BYTES
     insecure: bool = False
+    make_adapter: MakeAdapter | None = None
+    history: Path | None = None
 
 
 class _HttpServer(uvicorn.Server):
@@ -126,6 +147,13 @@ async def _serve(
         header = LogHeader(poise=poise.__version__, service=folder.service, profile=profile, policy=policy)
         recorder = Recorder(settings.record, header)
     cell = Cell(folder, profile, policy=settings.policy, arena_bytes=settings.arena_bytes, recorder=recorder)
+    chronicle = None
+    if settings.make_adapter is not None:
+        history = settings.history or history_path(folder.file)
+        past = await _past(history)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        chronicle = FileChronicle(history)
+        adapt(cell, settings.make_adapter(past), chronicle)
     http = _HttpServer(_http_config(App(cell, settings.max_body_bytes)))
     signals = _Signals()
     serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -136,6 +164,29 @@ async def _serve(
         http.should_exit = True
         await serving
         signals.close()
+        if chronicle is not None:
+            await asyncio.to_thread(chronicle.close)
+
+
+def adapt(cell: Cell, adapter: AdapterCore, chronicle: Chronicle) -> Adaptation:
+    """Have an adapter decide which workers a cell has; nothing is started yet."""
+    cores = usable_cores()
+    cell.scheduler.plan_for(profiled_kinds(cell.profile))
+    initial = first_workers(cell.folder, cell.profile, len(cores))
+    adaptation = Adaptation(adapter, {"": cell}, cores, chronicle, initial)
+    cell.keeper = adaptation
+    cell.metrics.add(adaptation.metrics)
+    return adaptation
+
+
+async def _past(history: Path) -> dict[str, RateHistory]:
+    """Return what an earlier server observed, if it can be read soon."""
+    try:
+        found = await asyncio.wait_for(asyncio.to_thread(past_rates, history), PAST_LIMIT_S)
+    except TimeoutError:
+        log.error("the history %s takes too long to read; the forecast begins without it", history)
+        return {}
+    return {} if found is None else {"": found}
 
 
 def _http_config(app: App) -> uvicorn.Config:

@@ -1,8 +1,13 @@
 """A worker process: holds a resident set of variants and answers one batch at a time, in the shared arena.
 
-Run as ``python -m poise.serving.worker CONTROL ARENA START CORES`` by ``poise.serving.process``; the first three
-are file descriptors, the last the cores to pin to. Only the standard library is imported before the pinning,
+Run as ``python -m poise.serving.worker CONTROL ARENA START CORES [idle]`` by ``poise.serving.process``; the first
+three are file descriptors, then the cores to pin to. Only the standard library is imported before the pinning,
 because a library may size its thread pools by the cores it sees.
+
+With ``idle`` it loads at idle priority (SCHED_IDLE), in a thread of its own: a process without privileges may go to
+that priority and not come back, but its other threads stay as they were. What the loading thread starts inherits its
+priority, and the threads of a runtime answer batches; so where a worker has more than one thread and may not come
+back, it loads at normal priority.
 """
 
 from __future__ import annotations
@@ -15,12 +20,16 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from poise.runtimes import VariantRunner
     from poise.serving.arena import Arena
     from poise.serving.messages import FromWorker, Run, Start
+
+T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _IDLE_BEFORE_COLLECTING_MS = 20
@@ -32,13 +41,18 @@ def main(arguments: list[str]) -> int:
     cores = frozenset(int(core) for core in arguments[3].split(","))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the server decides
-    _die_with_parent()
+    die_with_parent()
     os.sched_setaffinity(0, cores)
+    from poise.serving.messages import decode_start
+
     control = socket.socket(fileno=control_fd)
-    start = _read_start(start_fd)
+    start = decode_start(read_memory_file(start_fd))
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(start.threads)
-    runners, arena = _load(control, start, arena_fd, cores)
+    at_idle = arguments[4:] == ["idle"] and (start.threads == 1 or may_leave_idle_priority())
+    runners, arena = (at_idle_priority if at_idle else _at_once)(
+        lambda: _load(start, control, arena_fd, cores)
+    )
     if runners is None or arena is None:
         return 1
     gc.collect()
@@ -48,26 +62,56 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel end this process with the thread that started it."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _read_start(fd: int) -> Start:
-    from poise.serving.messages import decode_start
-
+def read_memory_file(fd: int) -> bytes:
+    """Return all that a memory file holds, and close it."""
     with open(fd, "rb") as file:
         file.seek(0)
-        return decode_start(file.read())
+        return file.read()
 
 
-def _send(control: socket.socket, message: FromWorker) -> None:
+def at_idle_priority(call: Callable[[], T]) -> T:
+    """Make a call in a thread of idle priority; whatever it returns or raises is the caller's."""
+    with ThreadPoolExecutor(1, initializer=_go_idle) as thread:
+        return thread.submit(call).result()
+
+
+def may_leave_idle_priority() -> bool:
+    """Say whether a thread of this process that goes to idle priority may come back from it."""
+
+    def try_it() -> bool:
+        _go_idle()
+        try:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        except PermissionError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(try_it).result()
+
+
+def _go_idle() -> None:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _at_once(call: Callable[[], T]) -> T:
+    return call()
+
+
+def send(control: socket.socket, message: FromWorker) -> None:
+    """Send a message to the server."""
     from poise.serving.messages import encode
 
     control.send(encode(message))
 
 
 def _load(
-    control: socket.socket, start: Start, arena_fd: int, cores: frozenset[int]
+    start: Start, control: socket.socket, arena_fd: int, cores: frozenset[int]
 ) -> tuple[dict[str, VariantRunner], Arena] | tuple[None, None]:
     from pathlib import Path
 
@@ -95,11 +139,11 @@ def _load(
         }
     except (PoiseError, OSError, MemoryError) as error:
         text = str(error) or type(error).__name__
-        _send(control, CannotStart(text[:MAX_MESSAGE_CHARACTERS]))
+        send(control, CannotStart(text[:MAX_MESSAGE_CHARACTERS]))
         return None, None
     if os.sched_getaffinity(0) != cores:
         os.sched_setaffinity(0, cores)  # an import has been seen to change it
-    _send(control, Ready(time.perf_counter() - begin, _resident_bytes()))
+    send(control, Ready(time.perf_counter() - begin, _resident_bytes()))
     return runners, arena
 
 
@@ -124,7 +168,7 @@ def _serve(control: socket.socket, runners: dict[str, VariantRunner], arena: Are
         message = decode_to_worker(data)
         if not isinstance(message, Run):
             return
-        _send(control, answer(message, runners, arena))
+        send(control, answer(message, runners, arena))
         collected = False
 
 

@@ -1,0 +1,363 @@
+"""The live driver of the adapter: feeds it what the cells observe, and carries out what it asks for.
+
+It runs on the cells' event loop. What takes long does not: the solver has a thread, a worker that loads is a process,
+and the history is written elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from poise.adapting.commands import (
+    ActivateWorker,
+    AdoptShares,
+    Command,
+    ExpectRate,
+    LoadWorker,
+    ParkWorker,
+    RecordDecision,
+    SolveAllocation,
+    StopWorker,
+)
+from poise.adapting.decision import Decision
+from poise.adapting.events import (
+    AllocationSolved,
+    Event,
+    Observed,
+    WorkerLoaded,
+    WorkerLost,
+    WorkerNotLoaded,
+    WorkerParked,
+    WorkerStopped,
+)
+from poise.domain.allocation import Workers
+from poise.errors import PoiseError, WorkerError
+from poise.files.history import WorkerChange
+from poise.scheduling.events import AllocationAdopted, RateForecast
+from poise.scheduling.events import Event as SchedulerEvent
+from poise.serving.adapter_metrics import AdapterMetrics
+from poise.serving.keeper import KeptCell
+from poise.serving.solving import Solving
+
+BEAT_S = 1.0
+LEAST_BEAT_S = 0.2
+FAILED_STARTS = 5
+"""After so many workers that could not be loaded before any was there, the server gives up."""
+
+State = Literal["loading", "standby", "active", "retiring", "ending"]
+
+log = logging.getLogger(__name__)
+
+
+class AdapterCore(Protocol):
+    """What is driven: the adapter, or a stand-in."""
+
+    def start(self, now_s: float, epoch_s: float, initial: tuple[Workers, ...] = ()) -> list[Command]:
+        """Begin with some workers."""
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take one event and return what is to be done now, in order."""
+
+
+class AdaptedCell(KeptCell, Protocol):
+    """What the driver asks of a cell."""
+
+    def observed(self, epoch_s: float) -> Observed:
+        """Return what happened since this was last asked."""
+
+    def tell(self, event: SchedulerEvent) -> None:
+        """Tell the scheduler of a plan's shares or of a forecast."""
+
+
+class Chronicle(Protocol):
+    """Where a history is kept; nothing here waits for it."""
+
+    def observed(self, beat: Observed) -> None:
+        """Keep a beat."""
+
+    def decided(self, decision: Decision) -> None:
+        """Keep a decision."""
+
+    def changed(self, change: WorkerChange) -> None:
+        """Keep what became of a worker."""
+
+
+class _Kept:
+    """A worker as the adapter knows it. ``then``: what it is to do once it has no batch any more."""
+
+    def __init__(self, kind: Workers) -> None:
+        self.kind = kind
+        self.state: State = "loading"
+        self.then: Literal["park", "stop"] = "park"
+
+
+class Adaptation:
+    """Drives one adapter for one cell, or for several on one budget; it is the keeper of each of them.
+
+    ``cells`` by service, or one under the empty name. ``cores`` are the machine's: slot *i* is the *i*-th from the
+    last, and they are shared in turn where the budget has more slots than there are cores.
+    """
+
+    def __init__(
+        self,
+        adapter: AdapterCore,
+        cells: Mapping[str, AdaptedCell],
+        cores: Sequence[int],
+        chronicle: Chronicle,
+        initial: tuple[Workers, ...] = (),
+    ) -> None:
+        self.metrics = AdapterMetrics(self.states, self._cores_in_use)
+        self._adapter = adapter
+        self._cells = cells
+        self._cores = tuple(cores)
+        self._chronicle = chronicle
+        self._initial = initial
+        self._workers: dict[int, _Kept] = {}
+        self._events: deque[Event] = deque()
+        self._pumping = False
+        self._solving = Solving(self._solved)
+        self._solves = 0
+        self._stopped = False
+        self._started: asyncio.Future[None] | None = None
+        self._failed_starts = 0
+        self._beat: asyncio.TimerHandle | None = None
+        self._carriers: dict[type, Callable[[Any], None]] = {
+            SolveAllocation: self._solve,
+            LoadWorker: self._load,
+            ActivateWorker: self._activate,
+            ParkWorker: self._park,
+            StopWorker: self._stop,
+            AdoptShares: self._adopt,
+            ExpectRate: self._expect,
+            RecordDecision: self._record,
+        }
+
+    # The keeper's part
+
+    async def start(self) -> None:
+        """Ask the adapter for the first workers; wait until they answer and no more are loading.
+
+        Every cell waits here; the first one begins.
+
+        Raises:
+            WorkerError: none could be loaded.
+        """
+        if self._started is None:
+            self._started = asyncio.get_running_loop().create_future()
+            now_s, epoch_s = time.monotonic(), time.time()
+            self._carry_out_all(lambda: self._adapter.start(now_s, epoch_s, self._initial))
+            for cell in self._cells.values():
+                cell.observed(epoch_s)  # what was before does not count
+            self._observe_at_next_second(epoch_s)
+        await asyncio.shield(self._started)
+
+    def stop(self) -> None:
+        """Ask for nothing any more."""
+        self._stopped = True
+        if self._beat is not None:
+            self._beat.cancel()
+
+    def loaded(self, worker_id: int, kind: Workers, load_s: float) -> None:
+        """Tell the adapter."""
+        worker = self._workers[worker_id]
+        if worker.state == "loading":
+            worker.state = "standby"
+            self._changed(worker_id, worker, "loaded", f"in {load_s:.2f} s")
+            self._happened(WorkerLoaded(time.monotonic(), worker_id, worker.kind, load_s))
+
+    def released(self, worker_id: int) -> None:
+        """Tell the adapter of a parked worker; end one that was to stop."""
+        worker = self._workers[worker_id]
+        if worker.then == "stop":
+            worker.state = "ending"
+            self._cell_of(worker).end_worker(worker_id)
+        else:
+            worker.state = "standby"
+            self._changed(worker_id, worker, "parked")
+            self._happened(WorkerParked(time.monotonic(), worker_id))
+
+    def answered(self, worker_id: int) -> None:
+        """Nothing: the adapter sees what is answered in its beats."""
+
+    def gone(self, worker_id: int, problem: str, *, loaded: bool) -> None:
+        """Tell the adapter, which decides whether another is to be loaded."""
+        worker = self._workers.pop(worker_id)
+        now_s = time.monotonic()
+        if worker.state == "ending" or (worker.state == "retiring" and worker.then == "stop"):
+            self._changed(worker_id, worker, "stopped", problem)
+            self._happened(WorkerStopped(now_s, worker_id))
+        elif worker.state == "loading":
+            log.error("a worker with %s could not be loaded: %s", ", ".join(worker.kind.variants), problem)
+            self._failed_starts += 1
+            self._changed(worker_id, worker, "not loaded", problem)
+            self._happened(WorkerNotLoaded(now_s, worker_id, problem))
+            self._give_up_start(problem)
+        else:
+            log.error("worker %d was lost: %s", worker_id, problem)
+            self._changed(worker_id, worker, "lost", problem)
+            self._happened(WorkerLost(now_s, worker_id))
+
+    def states(self) -> Mapping[str, int]:
+        """Return how many workers are in each state but in use."""
+        found = {"starting": 0, "standby": 0}
+        for worker in self._workers.values():
+            if worker.state == "loading":
+                found["starting"] += 1
+            elif worker.state == "standby":
+                found["standby"] += 1
+        return found
+
+    # Events in, commands out
+
+    def _happened(self, event: Event) -> None:
+        """Have the adapter hear of an event soon, but not in the middle of what led to it."""
+        self._events.append(event)
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        while self._events and not self._stopped:
+            event = self._events.popleft()
+            self._carry_out_all(lambda: self._adapter.handle(event))  # noqa: B023  (called at once)
+        self._pumping = False
+        self._see_whether_started()
+
+    def _carry_out_all(self, ask: Callable[[], Sequence[Command]]) -> None:
+        try:
+            commands = ask()
+        except Exception:
+            # The cells go on as they are: workers that answer are worth more than a plan.
+            log.exception("the adapter raised; the workers stay as they are")
+            self.metrics.faults += 1
+            return
+        for command in commands:
+            try:
+                self._carriers[type(command)](command)
+            except Exception:
+                log.exception("a command of the adapter could not be carried out: %r", command)
+                self.metrics.faults += 1
+
+    def _observe(self) -> None:
+        """Tell the adapter of the last second, at every whole second of the day."""
+        if self._stopped:
+            return
+        epoch_s = time.time()
+        for cell in self._cells.values():
+            beat = cell.observed(epoch_s)
+            self._chronicle.observed(beat)
+            self._happened(beat)
+        self._observe_at_next_second(epoch_s)
+
+    def _observe_at_next_second(self, epoch_s: float) -> None:
+        wait_s = BEAT_S - epoch_s % BEAT_S
+        wait_s += BEAT_S if wait_s < LEAST_BEAT_S else 0.0
+        self._beat = asyncio.get_running_loop().call_later(wait_s, self._observe)
+
+    def _solve(self, command: SolveAllocation) -> None:
+        self._solves += 1
+        self._solving.begin(command.solve_id, command.solve, command.time_limit_s)
+
+    def _solved(self, event: AllocationSolved) -> None:
+        self._solves -= 1
+        self.metrics.solved(event)
+        if event.trouble:
+            log.warning("no new allocation: %s", event.trouble)
+        self._happened(event)
+
+    def _load(self, command: LoadWorker) -> None:
+        worker = self._workers[command.worker_id] = _Kept(command.kind)
+        self._changed(command.worker_id, worker, "loading")
+        cores = self._cores_of(command.cores)
+        try:
+            self._cell_of(worker).load_worker(command.worker_id, command.kind, cores, at_idle=True)
+        except (PoiseError, KeyError) as error:
+            asyncio.get_running_loop().call_soon(self._refused, command.worker_id, str(error))
+
+    def _refused(self, worker_id: int, problem: str) -> None:
+        self.gone(worker_id, problem, loaded=False)
+
+    def _activate(self, command: ActivateWorker) -> None:
+        worker = self._workers.get(command.worker_id)
+        if worker is None or worker.state != "standby":
+            return  # it is gone, and the adapter will have heard
+        worker.state = "active"
+        worker.kind = command.kind
+        self._changed(command.worker_id, worker, "active")
+        cores = self._cores_of(command.cores)
+        self._cell_of(worker).activate_worker(command.worker_id, command.kind, cores)
+
+    def _park(self, command: ParkWorker) -> None:
+        worker = self._workers.get(command.worker_id)
+        if worker is not None and worker.state == "active":
+            worker.state, worker.then = "retiring", "park"
+            self._cell_of(worker).retire_worker(command.worker_id)
+
+    def _stop(self, command: StopWorker) -> None:
+        worker = self._workers.get(command.worker_id)
+        if worker is None:
+            return
+        self._changed(command.worker_id, worker, "stopping")
+        worker.then = "stop"
+        if worker.state == "active":
+            worker.state = "retiring"
+            self._cell_of(worker).retire_worker(command.worker_id)
+        elif worker.state in ("loading", "standby"):
+            worker.state = "ending"
+            self._cell_of(worker).end_worker(command.worker_id)
+
+    def _adopt(self, command: AdoptShares) -> None:
+        self._cells[command.service].tell(AllocationAdopted(time.monotonic(), command.shares))
+
+    def _expect(self, command: ExpectRate) -> None:
+        event = RateForecast(time.monotonic(), command.items_per_s, command.valid_s)
+        self._cells[command.service].tell(event)
+
+    def _record(self, command: RecordDecision) -> None:
+        decision = command.decision
+        self.metrics.decided(decision)
+        self._chronicle.decided(decision)
+        if decision.outcome != "kept":
+            log.info("decision %d (%s): %s", decision.number, decision.reason, decision.outcome)
+
+    # What is where
+
+    def _cell_of(self, worker: _Kept) -> AdaptedCell:
+        return self._cells[worker.kind.service]
+
+    def _cores_of(self, slots: Sequence[int]) -> tuple[int, ...]:
+        """Return the machine's cores of some slots: from the last down, since the first are the front end's."""
+        count = len(self._cores)
+        found = {self._cores[count - 1 - slot % count] for slot in slots}
+        return tuple(sorted(found)) or self._cores
+
+    def _cores_in_use(self) -> int:
+        return sum(w.kind.cores for w in self._workers.values() if w.state in ("active", "retiring"))
+
+    def _changed(self, worker_id: int, worker: _Kept, what: str, detail: str = "") -> None:
+        change = WorkerChange(
+            epoch_s=time.time(), worker_id=worker_id, kind=worker.kind, what=what, detail=detail
+        )
+        self._chronicle.changed(change)
+
+    def _see_whether_started(self) -> None:
+        """Say that the first workers are there, once some answer, none is loading and nothing is being solved."""
+        if self._started is None or self._started.done() or self._events or self._solves:
+            return
+        states = {worker.state for worker in self._workers.values()}
+        if "active" in states and "loading" not in states:
+            self._started.set_result(None)
+
+    def _give_up_start(self, problem: str) -> None:
+        if (
+            self._failed_starts >= FAILED_STARTS
+            and self._started is not None
+            and not self._started.done()
+            and all(worker.state == "loading" for worker in self._workers.values())
+        ):
+            self._started.set_exception(WorkerError(f"a worker cannot start: {problem}"))

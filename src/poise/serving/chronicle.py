@@ -1,0 +1,184 @@
+"""Keeps the history of a server: records are handed over on the event loop and written by a thread of their own.
+
+Whatever is wrong with the file, the server goes on: a corrupt one is set aside and begun anew, and while it is locked,
+full or may not be written, records wait for a while and are then dropped. The log says so once, and once when it is
+over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from poise.adapting.decision import Decision
+from poise.adapting.events import Observed
+from poise.errors import ConfigError
+from poise.files.history import ForeignHistoryError, HistoryFile, HistoryReader, Record, WorkerChange
+from poise.forecasting.base import RateHistory
+
+WRITE_EVERY_S = 1.0
+RETRY_S = 10.0
+"""A file that cannot be written is tried again this often."""
+MAX_WAITING = 10_000
+"""So many records wait while the file cannot be written; then the oldest go."""
+FORGET_EVERY_S = 3600.0
+CLOSE_LIMIT_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class NoChronicle:
+    """Keeps nothing."""
+
+    def observed(self, beat: Observed) -> None:
+        """Keep nothing."""
+
+    def decided(self, decision: Decision) -> None:
+        """Keep nothing."""
+
+    def changed(self, change: WorkerChange) -> None:
+        """Keep nothing."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class FileChronicle:
+    """Writes a history file. ``dropped`` counts the records that were never written."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin; the file is opened by the thread that writes it."""
+        self._path = path
+        self._file: HistoryFile | None = None
+        self._waiting: deque[Record] = deque(maxlen=MAX_WAITING)
+        self._trouble = ""
+        self._retry_s = 0.0
+        self._forget_s = 0.0
+        self._closing = threading.Event()
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+        self._thread.start()
+
+    def observed(self, beat: Observed) -> None:
+        """Keep a beat."""
+        self._keep(beat)
+
+    def decided(self, decision: Decision) -> None:
+        """Keep a decision."""
+        self._keep(decision)
+
+    def changed(self, change: WorkerChange) -> None:
+        """Keep what became of a worker."""
+        self._keep(change)
+
+    def close(self) -> None:
+        """Write what waits and close the file; a disk that does not answer is not waited for long."""
+        self._closing.set()
+        self._thread.join(CLOSE_LIMIT_S)
+
+    def _keep(self, record: Record) -> None:
+        self.dropped += len(self._waiting) == MAX_WAITING
+        self._waiting.append(record)
+
+    # In the thread
+
+    def _run(self) -> None:
+        while not self._closing.wait(WRITE_EVERY_S):
+            if time.monotonic() >= self._retry_s:
+                self._write()
+        self._write()
+        if self._file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._file.close()
+
+    def _write(self) -> None:
+        records = []
+        while self._waiting:
+            records.append(self._waiting.popleft())
+        if not records:
+            return
+        try:
+            self._written(records)
+        except Exception as error:
+            # Whatever it is, the thread lives on: the next attempt may do better.
+            self._keep_again(records)
+            self._failed(error)
+            return
+        if self._trouble:
+            log.warning("the history %s is written again; %d records are missing", self._path, self.dropped)
+            self._trouble = ""
+
+    def _written(self, records: list[Record]) -> None:
+        if self._file is None:
+            self._file = HistoryFile(self._path)
+        self._file.write(records)
+        now_s = time.monotonic()
+        if now_s >= self._forget_s:
+            self._forget_s = now_s + FORGET_EVERY_S
+            self._file.forget(time.time())
+
+    def _keep_again(self, records: list[Record]) -> None:
+        room = MAX_WAITING - len(self._waiting)
+        kept = records[max(0, len(records) - room) :] if room else []
+        self.dropped += len(records) - len(kept)
+        self._waiting.extendleft(reversed(kept))
+
+    def _failed(self, error: Exception) -> None:
+        if self._file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._file.close()
+            self._file = None
+        if is_beyond_repair(error):
+            aside = set_aside(self._path)
+            if aside is not None:
+                log.error("the history %s is set aside as %s (%s)", self._path, aside.name, error)
+                return
+        self._retry_s = time.monotonic() + RETRY_S
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("the history %s cannot be written: %s; serving goes on", self._path, error)
+
+
+def is_beyond_repair(error: Exception) -> bool:
+    """Say whether a history file is corrupt or something else, rather than out of reach for a while."""
+    return isinstance(error, ForeignHistoryError) or type(error) is sqlite3.DatabaseError
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give a history file another name, with what belongs to it; None where that fails."""
+    for number in range(1, 100):
+        aside = path.with_name(f"{path.name}.aside-{number}")
+        if aside.exists():
+            continue
+        try:
+            path.rename(aside)
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        except OSError:
+            return None
+        return aside
+    return None
+
+
+def past_rates(path: Path, service: str = "") -> RateHistory | None:
+    """Return the rates that an earlier server kept; None where there are none, or they cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        reader = HistoryReader(path)
+    except ConfigError as error:
+        log.error("the history is not read: %s", error)
+        return None
+    with contextlib.closing(reader):
+        try:
+            found = reader.rates(service)
+        except ConfigError as error:
+            log.error("the history is not read: %s", error)
+            return None
+    return found if len(found.rates) else None
