@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Rates = NDArray[np.float64]
 
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
+"""The levels of forecasters that know their own error."""
+
 
 class RateHistory(msgspec.Struct, frozen=True):
     """The arrivals of each whole second, oldest first.
@@ -39,11 +42,23 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return float(np.interp(level, self.levels, self.rates))
 
 
+def point_forecast(name: str, horizon_s: float, rate: float) -> Forecast:
+    """Return a forecast that is one number: it stands at level ½ and claims nothing beyond it."""
+    return Forecast(horizon_s=horizon_s, levels=(0.5,), rates=(rate,), forecaster=name)
+
+
 class Forecaster(Protocol):
-    """Forecasts the largest rate within a horizon. It keeps no history of its own and reads no clock."""
+    """Forecasts the largest rate within a horizon. It keeps no history of its own and reads no clock.
+
+    Two calls with equal arguments give equal forecasts, so that a log replays.
+    """
 
     name: str
 
     def forecast(self, history: RateHistory, horizon_s: float) -> Forecast:
-        """Return a forecast; a short or an empty history has an answer too."""
+        """Return a forecast; a short or an empty history has an answer too.
+
+        Raises:
+            ValueError: ``horizon_s`` is not positive and finite.
+        """
         ...
