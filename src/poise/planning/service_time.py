@@ -44,7 +44,7 @@ class StageTime:
             for name in ("mean", "p50", "p95", "p99")
         )
         self.max_batch = len(mean) - 1
-        self.knots = tuple(_knots(*values) for values in zip(mean, p50, p95, p99, strict=True))
+        self.knots = tuple(knots_of(*values) for values in zip(mean, p50, p95, p99, strict=True))
 
     def at(self, batch: int, level: float) -> float:
         """Return the latency of a batch at a level in [0, 1]: 0.5 is the median. Zero for an empty batch.
@@ -75,7 +75,8 @@ def batch_time_s(stages: Sequence[tuple[StageTime, int]], levels: Sequence[float
     return sum(stage.at(items, level) for (stage, items), level in zip(stages, levels, strict=True) if items)
 
 
-def _knots(mean: float, p50: float, p95: float, p99: float) -> tuple[float, ...]:
+def knots_of(mean: float, p50: float, p95: float, p99: float) -> tuple[float, ...]:
+    """Return the latency at each of ``LEVELS``, or one number where it is constant. Units: seconds."""
     # A point may give some of its quantiles only; the others then fall back on the mean, which may lie above.
     p95 = max(p50, p95)
     p99 = max(p95, p99)
