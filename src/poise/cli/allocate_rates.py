@@ -1,0 +1,34 @@
+"""The rate table of a service, for every command that plans with E4: kept beside the profile, or simulated now."""
+
+from __future__ import annotations
+
+from rich.progress import Progress
+
+from poise.cli.console import err, warning_line
+from poise.domain.rate_table import RateTable
+from poise.errors import ConfigError
+from poise.files import ServiceFolder
+from poise.files.rate_cache import RateCache
+
+
+def rates_of(folder: ServiceFolder) -> RateTable:
+    """Return the rates of a service; where they are simulated, a bar on stderr says how far that is.
+
+    Raises:
+        ConfigError: no profile, or one whose stages cannot be planned with.
+    """
+    service, profile = folder.service, folder.load_profile()
+
+    def build() -> RateTable:
+        from poise.simulation.rate_table import build_rate_table
+
+        with Progress(console=err, transient=True) as bar:
+            task = bar.add_task("simulating rates", total=None)
+            return build_rate_table(
+                service, profile, progress=lambda done, of: bar.update(task, completed=done, total=of)
+            )
+
+    try:
+        return RateCache.beside_profile(folder, warning_line).table(service, profile, build)
+    except ValueError as error:
+        raise ConfigError(str(error), file=service.profile, field="variants.stages") from None
