@@ -49,8 +49,10 @@ def _register() -> None:
     from poise.cli.profile import profile
     from poise.cli.serve import serve
     from poise.cli.simulate import simulate
+    from poise.cli.train_forecaster import train_forecaster
 
-    for command in (check, profile, plan, allocate, serve, infer, load, simulate, history, demo):
+    commands = (check, profile, plan, allocate, serve, infer, load, simulate, history, train_forecaster, demo)
+    for command in commands:
         app.command()(command)
 
 

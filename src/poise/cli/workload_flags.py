@@ -152,7 +152,7 @@ def open_flags(flags: WorkloadFlags) -> OpenedWorkload:
     if workload.arrivals.trace is None:
         return OpenedWorkload(workload, None)
     within = None if flags.workload is None or flags.trace is not None else flags.workload.parent
-    return OpenedWorkload(workload, _read_trace(Path(workload.arrivals.trace), within))
+    return OpenedWorkload(workload, read_trace(Path(workload.arrivals.trace), within))
 
 
 def best_latency(service: Service, profile: Profile) -> Callable[[int], float]:
@@ -269,7 +269,7 @@ def _shares(words: Sequence[str], flag: str) -> dict[str, float]:
     return shares
 
 
-def _read_trace(path: Path, within: Path | None) -> str:
+def read_trace(path: Path, within: Path | None = None) -> str:
     """Return the text of a trace; ``within`` is the folder that a path from a workload file may not leave."""
     if within is not None:
         real = (within / path).resolve()
