@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,13 +155,14 @@ def main(arguments: Sequence[str]) -> None:
         items: LabelledItems | None = None
         if service.validation is not None:
             items = load_labelled(folder.resolve(service.validation, "validation"), service)
-        runners: Mapping[str, StagedRunner] = {
-            name: open_staged(service, name, folder.resolve, threads=int(threads)) for name in variants
-        }
-        calls = stage_calls(service, runners, items, stage_points(service, runners))
-        for call in calls:
-            call()
-        with first_in_line(), quiet_collector(), suppress(BrokenPipeError):
-            _run(calls, shared, int(place))
+        with first_in_line():  # so are the threads of what is opened
+            runners: Mapping[str, StagedRunner] = {
+                name: open_staged(service, name, folder.resolve, threads=int(threads)) for name in variants
+            }
+            calls = stage_calls(service, runners, items, stage_points(service, runners))
+            for call in calls:
+                call()
+            with quiet_collector():
+                _run(calls, shared, int(place))
     except PoiseError as error:
         raise SystemExit(str(error)) from None

@@ -39,7 +39,7 @@ from poise.profiling.timing import Timings
 from poise.profiling.way import measure_way
 from poise.runtimes import mode_labels, open_staged, stages_of
 from poise.runtimes.cores import usable_cores
-from poise.runtimes.machine import fingerprint, pinned, runtime_names
+from poise.runtimes.machine import fingerprint, first_in_line, pinned, runtime_names
 from poise.runtimes.tensors import item_bytes
 
 OnProgress = Callable[[float, float, str], None]
@@ -308,7 +308,7 @@ def _time_setting(
     setting, service = run.setting, folder.service
     mine, *others = setting.places(usable_cores())
     variants = list(dict.fromkeys(point.variant for point in points))
-    with pinned(mine):  # so are the threads of what is opened
+    with pinned(mine), first_in_line():  # so are the threads of what is opened
         runners = {
             name: open_staged(service, name, folder.resolve, threads=setting.threads) for name in variants
         }
