@@ -11,8 +11,18 @@ from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import Profile
 from poise.domain.service import Service
 from poise.errors import ConfigError, InternalError
-from poise.scheduling.commands import Answer, AnswerPart, BatchPart, Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.commands import (
+    Answer,
+    AnswerPart,
+    BatchPart,
+    Command,
+    Refuse,
+    ReleaseWorker,
+    RunBatch,
+    WakeAt,
+)
 from poise.scheduling.events import (
+    AllocationAdopted,
     BatchDone,
     BatchFailed,
     DrainStarted,
@@ -22,6 +32,7 @@ from poise.scheduling.events import (
     Woke,
     WorkerLost,
     WorkerReady,
+    WorkerRetiring,
 )
 from poise.scheduling.log import LogHeader, decode_log, encode_entry, encode_header
 
@@ -80,8 +91,20 @@ events: st.SearchStrategy[Event] = st.one_of(
         stage_s=st.lists(st.tuples(texts, numbers), max_size=3).map(tuple),
     ),
     st.builds(BatchFailed, now_s=numbers, batch_id=ids, worker_id=ids, message=texts | st.just("null")),
-    st.builds(WorkerReady, now_s=numbers, worker_id=ids, variants=st.lists(texts, max_size=3).map(tuple)),
+    st.builds(
+        WorkerReady,
+        now_s=numbers,
+        worker_id=ids,
+        variants=st.lists(texts, max_size=3).map(tuple),
+        batch_cap_s=st.none() | numbers,
+    ),
+    st.builds(WorkerRetiring, now_s=numbers, worker_id=ids),
     st.builds(WorkerLost, now_s=numbers, worker_id=ids),
+    st.builds(
+        AllocationAdopted,
+        now_s=numbers,
+        shares=st.dictionaries(texts, st.dictionaries(texts, numbers, max_size=3), max_size=2),
+    ),
     st.builds(DrainStarted, now_s=numbers),
     st.builds(Woke, now_s=numbers),
 )
@@ -106,6 +129,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ),
     st.builds(Refuse, job_id=ids, reason=st.sampled_from(RefusalReason), detail=texts),
     st.builds(WakeAt, at_s=numbers),
+    st.builds(ReleaseWorker, worker_id=ids),
 )
 
 

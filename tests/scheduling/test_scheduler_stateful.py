@@ -15,8 +15,9 @@ from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import Profile
 from poise.domain.service import Service
 from poise.scheduling.admission import weight_of
-from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
+from poise.scheduling.commands import Answer, Command, Refuse, ReleaseWorker, RunBatch, WakeAt
 from poise.scheduling.events import (
+    AllocationAdopted,
     BatchDone,
     BatchFailed,
     DrainStarted,
@@ -27,6 +28,7 @@ from poise.scheduling.events import (
     Woke,
     WorkerLost,
     WorkerReady,
+    WorkerRetiring,
 )
 from poise.scheduling.invariants import check_invariants
 from poise.scheduling.policies import POLICIES
@@ -98,6 +100,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.outcomes: dict[int, Answer | Refuse] = {}
         self.running: dict[int, RunBatch] = {}
         self.workers: set[int] = set()
+        self.retiring: set[int] = set()
+        self.parked: set[int] = set()
+        self.released: list[int] = []
+        self.variants: dict[int, tuple[str, ...]] = {}
         self.next_worker = 0
         self.wake_s = math.inf
         self.answered: dict[str, list[float]] = {name: [] for name in self.service.classes}
@@ -113,6 +119,11 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.running[command.batch_id] = command
             elif isinstance(command, WakeAt):
                 self.wake_s = command.at_s
+            elif isinstance(command, ReleaseWorker):
+                assert command.worker_id in self.retiring
+                assert all(batch.worker_id != command.worker_id for batch in self.running.values())
+                self.retiring.remove(command.worker_id)
+                self.parked.add(command.worker_id)
             else:
                 assert command.job_id in self.sent
                 assert command.job_id not in self.outcomes
@@ -121,7 +132,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                     self.check_answer(command)
 
     def check_batch(self, batch: RunBatch) -> None:
-        assert batch.worker_id in self.workers
+        assert batch.worker_id in self.workers - self.retiring - self.parked
+        assert batch.variant in self.variants[batch.worker_id]
         assert all(other.worker_id != batch.worker_id for other in self.running.values())
         assert 1 <= sum(part.items for part in batch.parts) <= MAX_BATCH
         for part in batch.parts:
@@ -223,11 +235,44 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def worker_starts(self) -> None:
-        if len(self.workers) < 3:
+        if len(self.workers) < 4:
             self.next_worker += 1
             self.workers.add(self.next_worker)
-            variants = ("small", "large") if self.next_worker % 2 else ("small",)
-            self.send(WorkerReady(self.now_s, self.next_worker, variants))
+            variants = (("small", "large"), ("small",), ("large",))[(self.next_worker - 1) % 3]
+            self.variants[self.next_worker] = variants
+            cap_s = (None, 0.02)[self.next_worker % 2]
+            self.send(WorkerReady(self.now_s, self.next_worker, variants, batch_cap_s=cap_s))
+
+    @precondition(lambda self: self.workers)
+    @rule(pick=st.integers(0, 5))
+    def worker_retires(self, pick: int) -> None:
+        """A worker is to be given no more batches, perhaps for the second time; it goes when it has none."""
+        worker = sorted(self.workers)[pick % len(self.workers)]
+        if worker not in self.parked:
+            self.retiring.add(worker)
+        self.send(WorkerRetiring(self.now_s, worker))
+        busy = any(batch.worker_id == worker for batch in self.running.values())
+        assert busy == (worker in self.retiring)
+
+    @precondition(lambda self: self.retiring or self.parked)
+    @rule(pick=st.integers(0, 5), other=st.booleans())
+    def worker_comes_back(self, pick: int, other: bool) -> None:
+        """A retired worker is ready again, perhaps before it was gone, perhaps with another resident set."""
+        back = sorted(self.retiring | self.parked)
+        worker = back[pick % len(back)]
+        if other and worker in self.parked:
+            self.variants[worker] = ("large", "small")
+        self.retiring.discard(worker)
+        self.parked.discard(worker)
+        self.send(WorkerReady(self.now_s, worker, self.variants[worker]))
+
+    @rule(
+        slo_class=st.sampled_from(["strict", "soft", "bulk"]),
+        small=st.sampled_from([0.0, 1.0, 5.0]),
+        large=st.sampled_from([0.0, 1.0, 0.2]),
+    )
+    def allocation(self, slo_class: str, small: float, large: float) -> None:
+        self.send(AllocationAdopted(self.now_s, {slo_class: {"small": small, "large": large}}))
 
     @precondition(lambda self: self.running)
     @rule(pick=st.integers(0, 5), factor=st.sampled_from([0.5, 1.0, 1.0, 1.0, 3.0]))
@@ -250,6 +295,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_dies(self, pick: int) -> None:
         worker = sorted(self.workers)[pick % len(self.workers)]
         self.workers.remove(worker)
+        self.retiring.discard(worker)
+        self.parked.discard(worker)
         for batch_id in [b for b, batch in self.running.items() if batch.worker_id == worker]:
             del self.running[batch_id]
         self.send(WorkerLost(self.now_s, worker))
@@ -298,13 +345,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sum(self.answered["strict"]) >= -1e-6 - self.taken_away
 
     def teardown(self) -> None:
-        self.worker_starts()
+        self.workers.add(0)
+        self.variants[0] = ("small", "large")
+        self.send(WorkerReady(self.now_s, 0, self.variants[0]))
+        assert not self.scheduler.stranded
         while self.running or len(self.scheduler.queue):
             if self.running:
                 self.batch_ends(0, 1.0)
             else:
                 self.wake()
         assert set(self.outcomes) == set(self.sent)
+        assert not self.retiring
         again = Scheduler(self.service, PROFILE)
         for event, commands in self.log:
             assert msgspec.json.encode(again.handle(event)) == msgspec.json.encode(commands)

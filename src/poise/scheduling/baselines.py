@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from poise.planning.service_model import FLOOR_TOLERANCE, VariantPlans
-from poise.scheduling.batches import FINE_SHARES, Taken, plans_for, shares_of, time_to_first_deadline
+from poise.scheduling.batches import (
+    FINE_SHARES,
+    Taken,
+    batch_latency_s,
+    plans_for,
+    shares_of,
+    time_to_first_deadline,
+)
 from poise.scheduling.composition import Composition, compose, demands_of
 from poise.scheduling.ladders import Resident
 from poise.scheduling.queue import Waiting
@@ -50,13 +57,13 @@ class Edf(Policy):
         counts = [0] * len(plans.model.sets)
         for _, items, at in taken:
             counts[at] += items
-        latency_s = _latency_s(_plans_of(plans, taken), counts)
+        latency_s = batch_latency_s(_plans_of(plans, taken), counts)
         if self.admits:
             limits_s = _least_so_far(view, taken)
             while taken and latency_s > limits_s[len(taken) - 1]:
                 _, items, at = taken.pop()
                 counts[at] -= items
-                latency_s = _latency_s(_plans_of(plans, taken), counts) if taken else 0.0
+                latency_s = batch_latency_s(_plans_of(plans, taken), counts) if taken else 0.0
         if not taken:
             return None
         sets, accuracy = plans.model.sets, plans.model.accuracy
@@ -242,16 +249,6 @@ class SlackFit(_Planned):
             least_s, most_s = min(latencies_s, default=0.0), max(latencies_s, default=0.0)
             found = self._ranges[resident] = (least_s, (most_s - least_s) / BUCKETS)
         return found
-
-
-def _latency_s(plans: VariantPlans, counts: list[int]) -> float:
-    """Return the latency of a batch; items of one set alone are looked up in their frontier of one point."""
-    used = [at for at, items in enumerate(counts) if items]
-    if len(used) == 1:
-        frontier = plans.frontier(1 << used[0], counts[used[0]])
-        if frontier is not None and len(frontier):
-            return frontier.latency_s[0]
-    return plans.model.latency_s(counts)
 
 
 def _plans_of(plans: VariantPlans, taken: list[_Taken]) -> VariantPlans:

@@ -122,6 +122,19 @@ def plans_for(plans: VariantPlans, taken: Taken) -> VariantPlans:
     return plans.at(max([entry.job.bucket for entry, _ in taken]))
 
 
+def batch_latency_s(plans: VariantPlans, counts: list[int]) -> float:
+    """Return the latency of a batch; items of one set alone are looked up in their frontier of one point.
+
+    Shapes: ``counts[s]`` items of modality set *s*, in the order of the model's sets. Units: profile seconds.
+    """
+    used = [at for at, items in enumerate(counts) if items]
+    if len(used) == 1:
+        frontier = plans.frontier(1 << used[0], counts[used[0]])
+        if frontier is not None and len(frontier):
+            return frontier.latency_s[0]
+    return plans.model.latency_s(counts)
+
+
 def time_to_first_deadline(view: DispatchView) -> float:
     """Return the time until the first waiting job's deadline. Units: profile seconds of the free worker."""
     return view.worker.calibration.profile_s(view.entries[0].job.deadline_s - view.now_s)

@@ -28,7 +28,20 @@ def check_invariants(scheduler: Scheduler) -> None:
             repr(after.job),
         )
     _require(queue.items == sum(entry.waiting_items for entry in queue.entries), "the queue counts its items")
+    _require(
+        queue.particular == sum(entry.particular for entry in queue.entries),
+        "the queue counts the jobs that some worker cannot answer",
+    )
+    for entry in scheduler.stranded:
+        _require(entry.queued and entry.stranded, "a job set aside waits", repr(entry.job))
+        _require(scheduler.jobs.get(entry.job.id) is entry, "a job set aside is known", repr(entry.job))
+        _require(entry.doomed is None, "a refused job does not wait", repr(entry.job))
+        able = [
+            w for w in scheduler.workers.values() if not w.retiring and _could_answer(scheduler, w, entry)
+        ]
+        _require(not able, "a job is set aside only while nobody can answer it", repr(entry.job))
     for position, entry in enumerate(queue.entries):
+        _require(not entry.stranded, "a job in the queue is not set aside", repr(entry.job))
         _require(entry.queued and entry.waiting_items > 0, "a queued job has waiting items", repr(entry.job))
         _require(entry.doomed is None, "a refused job does not wait", repr(entry.job))
         _require(scheduler.jobs.get(entry.job.id) is entry, "a queued job is known", repr(entry.job))
@@ -78,6 +91,7 @@ def check_invariants(scheduler: Scheduler) -> None:
     for worker in scheduler.workers.values():
         if worker.batch_id is not None:
             continue
+        _require(not worker.retiring, "a worker that retires is gone once it is idle", f"{worker.worker_id}")
         for entry in queue.entries:
             others = any(other.batch_id is not None for other in scheduler.workers.values())
             _require(
@@ -89,6 +103,10 @@ def check_invariants(scheduler: Scheduler) -> None:
 
 
 def _could_answer(scheduler: Scheduler, worker: WorkerState, entry: Waiting) -> bool:
+    return _reaches(scheduler, worker, entry) and scheduler.policy.may_take(worker, entry)
+
+
+def _reaches(scheduler: Scheduler, worker: WorkerState, entry: Waiting) -> bool:
     return worker.highest_accuracy(scheduler.policy, entry.job.available) >= entry.floor
 
 

@@ -12,6 +12,7 @@ from poise.scheduling.mosel import Mosel
 from poise.scheduling.mosel_max import MoselMax
 from poise.scheduling.poise_policy import Poise
 from poise.scheduling.view import Policy
+from poise.scheduling.weighted import Weighted
 
 _EVERY: tuple[type[Policy], ...] = (
     Poise,
@@ -24,6 +25,7 @@ _EVERY: tuple[type[Policy], ...] = (
     Mosel,
     MoselMax,
     Jobwise,
+    Weighted,
 )
 
 POLICIES: Mapping[str, type[Policy]] = MappingProxyType({policy.name: policy for policy in _EVERY})

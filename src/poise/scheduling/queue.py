@@ -195,9 +195,7 @@ class DeadlineQueue:
         if all(not entry.queued for entry in self.entries[:gone]):
             self._cut_first(gone)
             return
-        for entry in entries:
-            if not entry.queued:
-                self._cut(self.position(entry.job))
+        self._cut_some([entry for entry in entries if not entry.queued])
 
     def returned(self, entry: Waiting, items: int) -> None:
         """Note that items of an entry wait again; it comes back if it had left."""
@@ -237,6 +235,24 @@ class DeadlineQueue:
         del self.entries[:count]
         self._head += count
         self._left(sum(work_s))
+
+    def _cut_some(self, entries: Sequence[Waiting]) -> None:
+        """Take out entries that stand anywhere, moving only what stands before the last of them."""
+        places = [self.position(entry.job) for entry in entries]
+        if not places:
+            return
+        head, end = self._head, max(places) + 1
+        works_s = [float(self._work[head + at]) for at in places]
+        gone = set(places)
+        kept = [at for at in range(end) if at not in gone]
+        first = end - len(kept)
+        self._arrays[:, head + first : head + end] = self._arrays[:, [head + at for at in kept]]
+        self._keys[:end] = [self._keys[at] for at in kept]
+        self.entries[:end] = [self.entries[at] for at in kept]
+        self.particular -= sum([entry.particular for entry in entries])
+        self._head = head + first
+        for work_s in works_s:
+            self._left(work_s)
 
     def _cut(self, at: int) -> None:
         start, end = self._head + at, self._head + len(self.entries)

@@ -7,7 +7,7 @@ so that a driver may free its tensors then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, isfinite
 from typing import Any
 
@@ -39,7 +39,8 @@ from poise.scheduling.policies import policy_named
 from poise.scheduling.queue import Waiting
 from poise.scheduling.running import RunningBatch, answer_of
 from poise.scheduling.shares import checked_shares
-from poise.scheduling.view import Choice, DispatchView, QueueView, WorkerState
+from poise.scheduling.view import Choice, WorkerState
+from poise.scheduling.views import Views
 from poise.scheduling.waiting_room import WaitingRoom
 from poise.scheduling.worker_pool import WorkerPool
 
@@ -77,17 +78,16 @@ class Scheduler:
         self._pool = WorkerPool(self.model, self.policy, self._arrivals.window_s)
         self._room = WaitingRoom(self._pool, by_arrival=self.policy.order == "arrival")
         self.queue = self._room.queue
-        self.shares: dict[str, dict[str, float]] = {}
-        """What was adopted last: shares of each class's load by variant."""
         judges = self.policy.admits and not self.policy.plans_ahead
         self._admission = Admission(service, self.balances, self._arrivals.deadlines, by_deadline=judges)
         self._by_class = service.guarantee.scope == "class"
-        self._calibrate = service.scheduler.calibrate
         self._now_s = float("-inf")
         self._next_batch = 1
         self._wake_s: float | None = None
-        self._saved_s = 0.0
         self._boldness = Boldness()
+        self._views = Views(
+            service, self.model, self.balances, self._pool, self._room, self._arrivals, self._boldness
+        )
         self._out: list[Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             JobArrived: self._arrived,
@@ -129,6 +129,16 @@ class Scheduler:
         """The live workers by id; those that retire, until they have no batch."""
         return self._pool.by_id
 
+    @property
+    def stranded(self) -> Sequence[Waiting]:
+        """The accepted jobs that no live worker can answer; they wait beside the queue, by deadline."""
+        return self._room.stranded.entries
+
+    @property
+    def shares(self) -> Mapping[str, Mapping[str, float]]:
+        """What was adopted last: shares of each class's load by variant."""
+        return self._views.shares
+
     def plan_for(self, kinds: Iterable[WorkerKind]) -> None:
         """Work out the plans of some kinds of workers before there are any.
 
@@ -162,9 +172,9 @@ class Scheduler:
         self.jobs[job.id] = entry
         self._room.insert(entry)
         if self.policy.plans_ahead:
-            dropped = self.policy.arrived(self._queue_view(), entry)
+            dropped = self.policy.arrived(self._views.queue(self._now_s), entry)
             if dropped and self._pool.forget_stale(self._now_s):
-                dropped = self.policy.arrived(self._queue_view(), entry)
+                dropped = self.policy.arrived(self._views.queue(self._now_s), entry)
             for lost in dropped:
                 self._doom(lost, RefusalReason.DEADLINE_UNREACHABLE, "the policy dropped it for its deadline")
 
@@ -232,7 +242,7 @@ class Scheduler:
         self._room.sort_out()
 
     def _adopt(self, event: AllocationAdopted) -> None:
-        self.shares = checked_shares(event, self.service)
+        self._views.shares = checked_shares(event, self.service)
 
     def _lost(self, event: WorkerLost) -> None:
         worker = self._pool.remove(event.worker_id)
@@ -283,7 +293,7 @@ class Scheduler:
 
     def _done(self, event: BatchDone) -> None:
         worker, batch = self._finished(event.batch_id, event.worker_id, event)
-        if self._calibrate:
+        if self.service.scheduler.calibrate:
             predicted_s, way_s = worker.stages[batch.plans.name].predicted(batch.counts(), batch.rungs)
             if worker.calibration.observe(
                 now_s=self._now_s,
@@ -314,41 +324,42 @@ class Scheduler:
             declined = self._feed_idle_workers()
             lost = False
             for entry, by in declined.values():
-                if entry.queued and self._hopeless(entry, by):
+                if entry.queued and self._pool.hopeless(entry, self._now_s, by):
                     self._give_up(entry, "its deadline can no longer be met")
                     lost = True
 
     def _feed_idle_workers(self) -> dict[int, tuple[Waiting, set[int]]]:
         """Give each idle worker its next batch. Returns the jobs that led one that could not be, by which workers."""
         declined: dict[int, tuple[Waiting, set[int]]] = {}
+        without: set[object] = set()
         for worker in self._pool.idle_workers():
-            passed_over: set[int] = set()
-            while len(passed_over) <= MAX_PASSED_OVER and (
-                entries := self._room.entries_for(worker, passed_over)
-            ):
-                choice = self.policy.choose(self._view(worker, entries))
-                if choice is not None:
+            if not self.queue.entries:
+                break
+            if worker.resident in without:
+                continue
+            if self.policy.binds:
+                choice = self.policy.choose(self._views.dispatch(self._now_s, worker, self.queue.entries))
+                if choice is None:
+                    without.add(worker.resident)
+                else:
                     self._run(worker, choice)
-                    break
-                first = entries[0]
-                passed_over.add(first.job.id)
-                declined.setdefault(first.job.id, (first, set()))[1].add(worker.worker_id)
+            else:
+                self._feed(worker, declined)
         return declined
 
-    def _hopeless(self, entry: Waiting, declined_by: set[int]) -> bool:
-        """Whether no worker could answer a job in time even if it were given nothing else."""
-        job = entry.job
-        costs = self._pool.costs.at(job.bucket)
-        least_s = costs.latency_s(job.available, 0.0 if entry.terms.soft else entry.floor, 1)
-        return not any(
-            (worker.batch_id is not None or worker.worker_id not in declined_by)
-            and (
-                not self.policy.admits
-                or max(worker.free_at_s, self._now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
-            )
-            and self._pool.can_answer(worker, entry)
-            for worker in self._pool.all
-        )
+    def _feed(self, worker: WorkerState, declined: dict[int, tuple[Waiting, set[int]]]) -> None:
+        """Give an idle worker the next batch that its policy chooses, passing over a few jobs that it cannot hold."""
+        passed_over: set[int] = set()
+        while len(passed_over) <= MAX_PASSED_OVER and (
+            entries := self._room.entries_for(worker, passed_over)
+        ):
+            choice = self.policy.choose(self._views.dispatch(self._now_s, worker, entries))
+            if choice is not None:
+                self._run(worker, choice)
+                break
+            first = entries[0]
+            passed_over.add(first.job.id)
+            declined.setdefault(first.job.id, (first, set()))[1].add(worker.worker_id)
 
     def _give_up(self, entry: Waiting, why: str) -> None:
         ours = self.policy.admits and not entry.stranded
@@ -356,40 +367,9 @@ class Scheduler:
         reason = RefusalReason.WORKER_LOST if entry.deaths else expired
         self._doom(entry, reason, why)
 
-    def _view(self, worker: WorkerState, entries: list[Waiting]) -> DispatchView:
-        rates = self._arrivals.items_per_s(self._now_s)
-        return DispatchView(
-            now_s=self._now_s,
-            worker=worker,
-            workers=self._pool.all,
-            queue=self.queue,
-            entries=entries,
-            model=self.model,
-            balances=self.balances,
-            scope=self.service.guarantee.scope,
-            arrival_rate=sum(rates.values()),
-            rates=rates,
-            max_batch=self.service.scheduler.max_batch,
-            deadlines_s={name: short.value_s for name, short in self._arrivals.deadlines.items()},
-            saved_s=self._saved_s,
-            costs=self._pool.costs,
-            idle_share=self._pool.idle_share,
-            boldness=self._boldness.share,
-        )
-
-    def _queue_view(self) -> QueueView:
-        return QueueView(
-            now_s=self._now_s,
-            workers=self._pool.all,
-            queue=self.queue,
-            model=self.model,
-            scope=self.service.guarantee.scope,
-            costs=self._pool.costs,
-        )
-
     def _run(self, worker: WorkerState, choice: Choice) -> None:
         plans = choice.plans
-        self._saved_s = choice.saved_s
+        self._views.saved_s = choice.saved_s
         self._boldness.ran()
         batch = RunningBatch(plans)
         now_s = self._now_s

@@ -65,7 +65,8 @@ class DispatchView(msgspec.Struct, frozen=True):
     queue, or less of it where workers differ. ``arrival_rate`` is in items per second, ``rates`` by class.
     ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is what earlier
     batches left of their shares of the capacity (negative: took beyond them). ``idle_share``: of the workers' time, of
-    late. ``boldness``: see there. Units: seconds; profile seconds.
+    late. ``boldness``: see there. ``shares``: of each class's load by variant, as last adopted; ``revision``: another
+    number whenever workers of another kind came or went, or items came back. Units: seconds; profile seconds.
     """
 
     now_s: float
@@ -84,6 +85,8 @@ class DispatchView(msgspec.Struct, frozen=True):
     costs: LeastCosts
     idle_share: float
     boldness: float
+    shares: Mapping[str, Mapping[str, float]]
+    revision: int
 
     @property
     def shortest_slo_s(self) -> float:
@@ -119,7 +122,10 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class QueueView(msgspec.Struct, frozen=True):
-    """State after a job was taken into the queue. Policies that plan ahead read it. Units: seconds."""
+    """State after a job was taken into the queue. Policies that plan ahead read it. Units: seconds.
+
+    ``shares`` and ``revision``: see ``DispatchView``.
+    """
 
     now_s: float
     workers: Sequence[WorkerState]
@@ -127,6 +133,8 @@ class QueueView(msgspec.Struct, frozen=True):
     model: ServiceModel
     scope: Literal["job", "class"]
     costs: LeastCosts
+    shares: Mapping[str, Mapping[str, float]]
+    revision: int
 
 
 class Policy:
@@ -143,6 +151,8 @@ class Policy:
     """The order in which jobs wait."""
     plans_ahead: ClassVar[bool] = False
     """Whether ``arrived`` is called; it then judges deadlines, and admission does not."""
+    binds: ClassVar[bool] = False
+    """Whether it gives waiting jobs to variants itself: a worker may then find none for it while jobs wait."""
 
     def reach(self, plans: VariantPlans, available: int) -> int:
         """Return the key of the modality sets it would ever use for a job with these modalities."""
@@ -158,3 +168,7 @@ class Policy:
         What it plans for a job it keeps in ``Waiting.plan``.
         """
         return ()
+
+    def may_take(self, worker: WorkerState, entry: Waiting) -> bool:
+        """Whether a policy that ``binds`` would give a worker this job."""
+        return True

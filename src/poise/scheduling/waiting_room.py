@@ -21,6 +21,12 @@ class WaitingRoom:
         self._kinds = pool.kinds
         self.queue = DeadlineQueue(by_arrival=by_arrival)
         self.stranded = DeadlineQueue()
+        self._returns = 0
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever workers of another kind came or went, or items came back."""
+        return self._pool.kinds + self._returns
 
     def __len__(self) -> int:
         return len(self.queue) + len(self.stranded)
@@ -42,6 +48,7 @@ class WaitingRoom:
 
     def returned(self, entry: Waiting, items: int) -> None:
         """Note that items of a job wait again; it comes back if it had left."""
+        self._returns += 1
         if entry.queued:
             (self.stranded if entry.stranded else self.queue).returned(entry, items)
         else:

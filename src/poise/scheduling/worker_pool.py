@@ -153,6 +153,22 @@ class WorkerPool:
             worker.reshape()
         return bool(stale)
 
+    def hopeless(self, entry: Waiting, now_s: float, declined_by: set[int]) -> bool:
+        """Whether no worker could answer a job in time even if it were given nothing else."""
+        job, policy = entry.job, self._policy
+        least_s = self.costs.at(job.bucket).latency_s(
+            job.available, 0.0 if entry.terms.soft else entry.floor, 1
+        )
+        return not any(
+            (worker.batch_id is not None or worker.worker_id not in declined_by)
+            and (
+                not policy.admits
+                or max(worker.free_at_s, now_s) + worker.calibration.real_s(least_s) <= job.deadline_s
+            )
+            and self.can_answer(worker, entry)
+            for worker in self.all
+        )
+
     def can_answer(self, worker: WorkerState, entry: Waiting) -> bool:
         """Whether a worker has modes that reach a job's floor."""
         return worker.highest_accuracy(self._policy, entry.job.available) >= _least(entry)

@@ -1,0 +1,77 @@
+"""What policies are shown of a scheduler, put together at every decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from poise.domain.service import Service
+from poise.planning.service_model import ServiceModel
+from poise.scheduling.arrival_rate import Arrivals
+from poise.scheduling.balance import AccuracyBalance
+from poise.scheduling.boldness import Boldness
+from poise.scheduling.queue import Waiting
+from poise.scheduling.view import DispatchView, QueueView, WorkerState
+from poise.scheduling.waiting_room import WaitingRoom
+from poise.scheduling.worker_pool import WorkerPool
+
+
+class Views:
+    """Makes the views of one scheduler. ``saved_s`` and ``shares`` change: see ``DispatchView``."""
+
+    def __init__(
+        self,
+        service: Service,
+        model: ServiceModel,
+        balances: dict[str, AccuracyBalance],
+        pool: WorkerPool,
+        room: WaitingRoom,
+        arrivals: Arrivals,
+        boldness: Boldness,
+    ) -> None:
+        self._scope = service.guarantee.scope
+        self._max_batch = service.scheduler.max_batch
+        self._model = model
+        self._balances = balances
+        self._pool = pool
+        self._room = room
+        self._arrivals = arrivals
+        self._boldness = boldness
+        self.saved_s = 0.0
+        self.shares: Mapping[str, Mapping[str, float]] = {}
+
+    def dispatch(self, now_s: float, worker: WorkerState, entries: Sequence[Waiting]) -> DispatchView:
+        """Return what a policy sees when a worker is free that may be given some waiting jobs."""
+        rates = self._arrivals.items_per_s(now_s)
+        return DispatchView(
+            now_s=now_s,
+            worker=worker,
+            workers=self._pool.all,
+            queue=self._room.queue,
+            entries=entries,
+            model=self._model,
+            balances=self._balances,
+            scope=self._scope,
+            arrival_rate=sum(rates.values()),
+            rates=rates,
+            max_batch=self._max_batch,
+            deadlines_s={name: short.value_s for name, short in self._arrivals.deadlines.items()},
+            saved_s=self.saved_s,
+            costs=self._pool.costs,
+            idle_share=self._pool.idle_share,
+            boldness=self._boldness.share,
+            shares=self.shares,
+            revision=self._room.revision,
+        )
+
+    def queue(self, now_s: float) -> QueueView:
+        """Return what a policy sees when a job was taken into the queue."""
+        return QueueView(
+            now_s=now_s,
+            workers=self._pool.all,
+            queue=self._room.queue,
+            model=self._model,
+            scope=self._scope,
+            costs=self._pool.costs,
+            shares=self.shares,
+            revision=self._room.revision,
+        )
