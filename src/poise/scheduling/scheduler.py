@@ -85,9 +85,7 @@ class Scheduler:
         self._next_batch = 1
         self._wake_s: float | None = None
         self._boldness = Boldness()
-        self._views = Views(
-            service, self.model, self.balances, self._pool, self._room, self._arrivals, self._boldness
-        )
+        self._views = Views(self.model, self.balances, self._pool, self._room, self._arrivals, self._boldness)
         self._out: list[Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             JobArrived: self._arrived,
@@ -229,8 +227,6 @@ class Scheduler:
         else:
             return
         del self.jobs[job.id]
-
-    # Workers and batches
 
     def _ready(self, event: WorkerReady) -> None:
         self._pool.add(event)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from poise.domain.service import Service
 from poise.planning.service_model import ServiceModel
 from poise.scheduling.arrival_rate import Arrivals
 from poise.scheduling.balance import AccuracyBalance
@@ -20,7 +19,6 @@ class Views:
 
     def __init__(
         self,
-        service: Service,
         model: ServiceModel,
         balances: dict[str, AccuracyBalance],
         pool: WorkerPool,
@@ -28,8 +26,8 @@ class Views:
         arrivals: Arrivals,
         boldness: Boldness,
     ) -> None:
-        self._scope = service.guarantee.scope
-        self._max_batch = service.scheduler.max_batch
+        self._scope = model.service.guarantee.scope
+        self._max_batch = model.service.scheduler.max_batch
         self._model = model
         self._balances = balances
         self._pool = pool
