@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from poise.adapting.decision import Decision
@@ -20,6 +21,8 @@ from poise.files import open_service
 from poise.files.history import HistoryReader, KeptDecision, KeptSecond, WorkerChange, history_path
 
 MINUTE_S = 60
+LEAST_WIDTH = 140
+AT_ONCE_S = 0.1
 BEFORE_S = 5.0
 AFTER_S = 120.0
 """With a decision, what became of workers from a little before it until so long after it is shown."""
@@ -69,7 +72,12 @@ def _show_decisions(kept: Sequence[KeptDecision], *, as_json: bool) -> None:
     table.add_column("outcome")
     for each in kept:
         table.add_row(*_row(each))
-    out.print(table)
+    _print_wide(table)
+
+
+def _print_wide(table: Table) -> None:
+    """Print a table; where the terminal is narrow, or there is none, its lines run on rather than lose columns."""
+    Console(width=max(out.width, LEAST_WIDTH)).print(table)
 
 
 def _row(kept: KeptDecision) -> tuple[str, ...]:
@@ -107,9 +115,9 @@ def _show_decision(reader: HistoryReader, number: int, path: Path, *, as_json: b
         print_json({**_as_json(kept), "workers": [msgspec.to_builtins(change) for change in changes]})
         return
     for name, text in _lines(kept.decision):
-        out.print(f"{name:<12}{text}", highlight=False, soft_wrap=True, markup=False)
-    for change in changes:
-        out.print(_change_line(change, epoch_s), highlight=False, soft_wrap=True, markup=False)
+        out.print(f"{name:<14}{text}", highlight=False, soft_wrap=True, markup=False)
+    for together in _alike(changes):
+        out.print(_change_line(together, epoch_s), highlight=False, soft_wrap=True, markup=False)
 
 
 def _lines(decision: Decision) -> Iterable[tuple[str, str]]:
@@ -143,10 +151,28 @@ def _lines(decision: Decision) -> Iterable[tuple[str, str]]:
     )
 
 
-def _change_line(change: WorkerChange, epoch_s: float) -> str:
-    detail = f" ({change.detail})" if change.detail else ""
-    after_s = change.epoch_s - epoch_s
-    return f"  {after_s:+8.2f} s  worker {change.worker_id} {change.what}: {words_of((change.kind,))}{detail}"
+def _alike(changes: Iterable[WorkerChange]) -> list[list[WorkerChange]]:
+    """Return changes of workers with those alike that followed each other at once put together."""
+    found: list[list[WorkerChange]] = []
+    for change in changes:
+        last = found[-1][-1] if found else None
+        if (
+            last is not None
+            and (change.what, change.kind, change.detail) == (last.what, last.kind, last.detail)
+            and change.epoch_s - last.epoch_s < AT_ONCE_S
+        ):
+            found[-1].append(change)
+        else:
+            found.append([change])
+    return found
+
+
+def _change_line(changes: Sequence[WorkerChange], epoch_s: float) -> str:
+    first = changes[0]
+    workers = ", ".join(str(change.worker_id) for change in changes)
+    detail = f" ({first.detail})" if first.detail else ""
+    after_s = first.epoch_s - epoch_s
+    return f"  {after_s:+8.2f} s  {first.what} {words_of((first.kind,))}: worker {workers}{detail}"
 
 
 class Minute(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,7 +233,7 @@ def _show_rates(seconds: Sequence[KeptSecond], *, as_json: bool) -> None:
             "–" if minute.attainment is None else f"{100 * minute.attainment:.2f} %",
             "–" if minute.accuracy is None else f"{minute.accuracy:.4f}",
         )
-    out.print(table)
+    _print_wide(table)
 
 
 def _as_json(kept: KeptDecision) -> dict[str, Any]:
@@ -219,12 +245,15 @@ def _by_class(values: dict[str, float]) -> str:
 
 
 def words_of(workers: Iterable[Workers]) -> str:
-    """Return workers in few words: how many, of which variants, with how many threads where not one."""
+    """Return workers in few words: how many, of which variants; threads where not one, and a cap on their batches."""
     words = []
     for each in workers:
-        threads = f" ({each.threads} threads)" if each.threads > 1 else ""
+        more = [f"{each.threads} threads"] if each.threads > 1 else []
+        if each.batch_cap_s is not None:
+            more.append(f"≤ {1e3 * each.batch_cap_s:.4g} ms")
         service = f"{each.service}: " if each.service else ""
-        words.append(f"{each.count} × {service}{'+'.join(each.variants)}{threads}")
+        told = f" ({', '.join(more)})" if more else ""
+        words.append(f"{each.count} × {service}{'+'.join(each.variants)}{told}")
     return ", ".join(words) or "none"
 
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from poise.cli.allocate_rates import rates_of
 from poise.cli.console import err, error_line, out, warning_line
-from poise.files import open_service
+from poise.domain.profile import Profile
+from poise.errors import ConfigError
+from poise.files import ServiceFolder, open_service
+from poise.files.history import history_path
+from poise.forecasting.base import RateHistory
+
+if TYPE_CHECKING:
+    from poise.serving.adaptation import AdapterCore
+    from poise.serving.server import Adapting, Opened
 
 MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -25,12 +36,23 @@ _PROGRAMS = ("poise", "main.py", "__main__.py")
 
 
 def serve(
-    service: Annotated[Path, typer.Argument(help="A service's folder, or its file.")],
+    services: Annotated[
+        list[Path], typer.Argument(help="A service's folder, or its file; several share one budget.")
+    ],
     *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8000,
     policy: Annotated[
         str | None, typer.Option(help="The scheduler's policy, instead of the service file's.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="The adapter's policy, instead of the service file's.")
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="The budget's cores, instead of the first service file's.", min=1)
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Keep the adapter's history here, not beside the service file.")
     ] = None,
     record: Annotated[Path | None, typer.Option(help="Write the scheduler's log to this file.")] = None,
     grace_s: Annotated[
@@ -49,17 +71,13 @@ def serve(
         bool, typer.Option("--json", help="When ready, print one line of JSON: url, pid, service.")
     ] = False,
 ) -> None:
-    """Serve a service over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
+    """Serve one service or more over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
     _with_malloc_settings()
-    from poise.serving.server import ServerSettings, run_server
+    from poise.serving.server import Opened, ServerSettings, run_server
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    folder = open_service(service)
-    folder.check_model_files()
-    profile = folder.load_profile()
-    for reason in folder.stale_reasons(profile):
-        warning_line(f"the profile is stale: {reason}; run: poise profile {service}")
+    opened = [Opened(folder, _checked_profile(folder)) for folder in map(open_service, services)]
     settings = ServerSettings(
         host=host,
         port=port,
@@ -69,24 +87,91 @@ def serve(
         max_body_bytes=round(max_body_mb * 2**20),
         arena_bytes=round(arena_mb * 2**20),
         insecure=insecure,
+        adapting=adapting_of(opened, adapter, cores, history),
     )
+    names = [each.folder.service.service for each in opened]
 
     def ready(url: str) -> None:
         if as_json:
-            line = {"url": url, "pid": os.getpid(), "service": folder.service.service}
+            line = {"url": url, "pid": os.getpid(), "service": names[0], "services": names}
             sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
             sys.stdout.flush()
         else:
-            out.print(
-                f"{folder.service.service} is served at {url} (Ctrl-C drains and stops)", highlight=False
-            )
+            out.print(f"{' and '.join(names)} served at {url} (Ctrl-C drains and stops)", highlight=False)
 
-    status = run_server(folder, profile, settings, ready)
+    status = run_server(opened, settings, ready)
     if status:
         error_line("stopped before every accepted job was answered")
     elif not as_json:
         err.print("stopped; every accepted job was answered", highlight=False)
     raise typer.Exit(status)
+
+
+def _checked_profile(folder: ServiceFolder) -> Profile:
+    folder.check_model_files()
+    profile = folder.load_profile()
+    for reason in folder.stale_reasons(profile):
+        warning_line(f"the profile is stale: {reason}; run: poise profile {folder.file}")
+    return profile
+
+
+def adapting_of(
+    opened: Sequence[Opened], policy: str | None, cores: int | None, history: Path | None
+) -> Adapting | None:
+    """Return how some services are adapted; None where their allocations are kept as they stand.
+
+    Settings and budget are the first service's. Real workers get no more cores than there are here.
+
+    Raises:
+        ConfigError: no such policy or forecaster, or one that does not go with these services.
+    """
+    from poise.adapting.policies import Served, check_policy, first_workers, make_adapter
+    from poise.forecasting.named import forecaster_named
+    from poise.serving.server import Adapting
+
+    first = opened[0].folder
+    settings = first.service.adapter
+    policy = policy or settings.policy
+    check_policy(policy, len(opened))
+    if policy == "static":
+        if cores is not None:
+            raise ConfigError(
+                f"got {cores}",
+                field="--cores",
+                expected="an adapter: static keeps the allocation as it stands",
+            )
+        return None
+    cores = _cores(opened, cores or first.service.budget.cores)
+    served = [
+        Served(each.folder.service, each.profile, rates_of(each.folder) if policy == "poise" else None)
+        for each in opened
+    ]
+    several = len(opened) > 1
+    forecasters = {
+        each.service.service if several else "": forecaster_named(settings.forecaster, partial(_read, first))
+        for each in served
+    }
+
+    def make(past: Mapping[str, RateHistory]) -> AdapterCore:
+        return make_adapter(served, policy, forecasters, cores=cores, past=past)
+
+    return Adapting(make, first_workers(served, policy, cores), history or history_path(first.file))
+
+
+def _cores(opened: Sequence[Opened], budget: int) -> int:
+    """Return how many cores there are to give: the budget's where all is emulated, those of this machine at most."""
+    from poise.runtimes.cores import usable_cores
+
+    variants = [v for each in opened for v in each.folder.service.variants.values()]
+    here = len(usable_cores())
+    if budget <= here or all(variant.runtime == "emulated" for variant in variants):
+        return budget
+    warning_line(f"the budget has {budget} cores, there are {here} here")
+    return here
+
+
+def _read(folder: ServiceFolder, name: str) -> bytes:
+    return folder.resolve(name, "adapter.forecaster.file").read_bytes()
 
 
 def _with_malloc_settings() -> None:

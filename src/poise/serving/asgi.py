@@ -1,10 +1,11 @@
-"""The HTTP front end: a bare ASGI application that speaks the Open Inference Protocol for one cell."""
+"""The HTTP front end: a bare ASGI application that speaks the Open Inference Protocol for one cell or several."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import poise
@@ -15,6 +16,7 @@ from poise.serving.answers import NotFiniteError, encode_answer, encode_error, e
 from poise.serving.cell import Cell
 from poise.serving.codec import ReplyTerms, decode_infer, shown
 from poise.serving.jobs import Outcome, PendingJob, Refused
+from poise.serving.metrics import metrics_text
 from poise.serving.wire import VERSION, metadata
 
 Scope = MutableMapping[str, Any]
@@ -50,23 +52,24 @@ class Reply:
 
 
 class App:
-    """The ASGI application."""
+    """The ASGI application. ``cells``: one for each service, all of different names."""
 
-    def __init__(self, cell: Cell, max_body_bytes: int = DEFAULT_BODY_BYTES) -> None:
-        self._cell = cell
+    def __init__(self, cells: Sequence[Cell], max_body_bytes: int = DEFAULT_BODY_BYTES) -> None:
+        self._cells = {cell.wire.name: cell for cell in cells}
         self._max_body_bytes = max_body_bytes
-        model = f"/v2/models/{cell.wire.name}"
-        version = f"{model}/versions/{VERSION}"
-        self._infer_paths = frozenset({f"{model}/infer", f"{version}/infer"})
+        self._infer_cells: dict[str, Cell] = {}
         self._pages: dict[str, Callable[[], Reply]] = {
             "/v2": self._server_metadata,
             "/v2/health/live": lambda: _json(status.OK, {"live": True}),
-            "/v2/health/ready": self._ready,
+            "/v2/health/ready": partial(self._ready, tuple(cells)),
             "/metrics": self._metrics,
         }
-        for base in (model, version):
-            self._pages[base] = lambda: _json(status.OK, metadata(self._cell.wire))
-            self._pages[f"{base}/ready"] = self._ready
+        for cell in cells:
+            model = f"/v2/models/{cell.wire.name}"
+            for base in (model, f"{model}/versions/{VERSION}"):
+                self._infer_cells[f"{base}/infer"] = cell
+                self._pages[base] = partial(_metadata, cell)
+                self._pages[f"{base}/ready"] = partial(self._ready, (cell,))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -87,24 +90,25 @@ class App:
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         path: str = scope["path"]
-        infers = path in self._infer_paths
-        page = None if infers else self._pages.get(path) or self._pages.get(path.rstrip("/"))
-        if not infers and page is None:
+        cell = self._infer_cells.get(path)
+        page = None if cell is not None else self._pages.get(path) or self._pages.get(path.rstrip("/"))
+        if cell is None and page is None:
             raise NotFoundError(self._not_here(path))
-        expected = "POST" if infers else "GET"
+        expected = "GET" if cell is None else "POST"
         if scope["method"] != expected:
             reply = _error(status.METHOD_NOT_ALLOWED, f"got method {scope['method']}, expected {expected}")
             reply.headers.append((b"allow", expected.encode()))
             return reply
-        if page is not None:
-            return page()
-        return await self._infer(scope, receive)
+        if cell is not None:
+            return await self._infer(cell, scope, receive)
+        assert page is not None
+        return page()
 
     def _not_here(self, path: str) -> str:
         words = path.split("/")
         if words[1:3] == ["v2", "models"] and len(words) > 3 and words[3]:
-            if words[3] != self._cell.wire.name:
-                return f"no model {shown(words[3])}, expected {self._cell.wire.name}"
+            if words[3] not in self._cells:
+                return f"no model {shown(words[3])}, expected {' or '.join(self._cells)}"
             if len(words) > 5 and words[4] == "versions" and words[5] != VERSION:
                 return f"no version {shown(words[5])}, expected {VERSION}"
         return f"no route {shown(path)}"
@@ -118,33 +122,33 @@ class App:
                 "name": "poise",
                 "version": poise.__version__,
                 "extensions": ["binary_tensor_data"],
-                "models": [self._cell.wire.name],
+                "models": list(self._cells),
             },
         )
 
-    def _ready(self) -> Reply:
-        if self._cell.ready:
-            return _json(status.OK, {"name": self._cell.wire.name, "ready": True})
-        words = "draining" if self._cell.draining else "loading, or no worker is ready"
-        raise NotReadyError(f"the server is not ready: {words}")
+    def _ready(self, cells: Sequence[Cell]) -> Reply:
+        for cell in cells:
+            if not cell.ready:
+                words = "draining" if cell.draining else "loading, or no worker is ready"
+                raise NotReadyError(f"the server is not ready: {words}")
+        return _json(status.OK, {"name": cells[0].wire.name, "ready": True})
 
     def _metrics(self) -> Reply:
-        return Reply(status.OK, self._cell.metrics.text(), [_TEXT])
+        cells = {name: cell.metrics for name, cell in self._cells.items()}
+        return Reply(status.OK, metrics_text(cells), [_TEXT])
 
     # Inference
 
-    async def _infer(self, scope: Scope, receive: Receive) -> Reply:
+    async def _infer(self, cell: Cell, scope: Scope, receive: Receive) -> Reply:
         length, header_length = _lengths(scope["headers"])
         if length is not None and length > self._max_body_bytes:
             raise self._too_large(length)
-        pending, terms = self._admit(await self._body(receive), header_length)
-        outcome = pending if isinstance(pending, Refused) else await self._outcome(pending, receive)
+        pending, terms = _admit(cell, await self._body(receive), header_length)
+        outcome = pending if isinstance(pending, Refused) else await _outcome(cell, pending, receive)
         if isinstance(outcome, Refused):
             return _refusal(outcome, terms)
         try:
-            body, json_length = encode_answer(
-                terms, outcome.answer, outcome.outputs, self._cell.wire, self._cell.label
-            )
+            body, json_length = encode_answer(terms, outcome.answer, outcome.outputs, cell.wire, cell.label)
         except NotFiniteError as error:
             return _error(status.HTTP_OF_REASON[error.reason], str(error))
         if json_length is None:
@@ -152,11 +156,6 @@ class App:
         return Reply(
             status.OK, body, [_BINARY, (b"inference-header-content-length", str(json_length).encode())]
         )
-
-    def _admit(self, body: bytes, header_length: int | None) -> tuple[PendingJob | Refused, ReplyTerms]:
-        """Take a job in. A function of its own so that a waiting job holds nothing of its body any more."""
-        request = decode_infer(body, header_length, self._cell.wire)
-        return self._cell.admit(request), request.reply
 
     async def _body(self, receive: Receive) -> bytes:
         chunks: list[bytes] = []
@@ -176,29 +175,41 @@ class App:
     def _too_large(self, size: int) -> TooLargeError:
         return TooLargeError(f"got a body of {size} bytes or more, expected at most {self._max_body_bytes}")
 
-    async def _outcome(self, pending: PendingJob, receive: Receive) -> Outcome:
-        """Wait for a job's outcome; cancel it if its client leaves first."""
-        if pending.outcome.done():
-            return pending.outcome.result()
-        watches: list[asyncio.Task[None]] = []
-        loop = asyncio.get_running_loop()
 
-        def watch() -> None:
-            watches.append(loop.create_task(self._watch(pending, receive)))
+def _metadata(cell: Cell) -> Reply:
+    return _json(status.OK, metadata(cell.wire))
 
-        timer = loop.call_later(WATCH_AFTER_S, watch)
-        try:
-            return await pending.outcome
-        finally:
-            timer.cancel()
-            for task in watches:
-                task.cancel()
-            self._cell.cancel(pending)  # nothing to do where it has its outcome
 
-    async def _watch(self, pending: PendingJob, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._cell.cancel(pending)
+def _admit(cell: Cell, body: bytes, header_length: int | None) -> tuple[PendingJob | Refused, ReplyTerms]:
+    """Take a job in. A function of its own so that a waiting job holds nothing of its body any more."""
+    request = decode_infer(body, header_length, cell.wire)
+    return cell.admit(request), request.reply
+
+
+async def _outcome(cell: Cell, pending: PendingJob, receive: Receive) -> Outcome:
+    """Wait for a job's outcome; cancel it if its client leaves first."""
+    if pending.outcome.done():
+        return pending.outcome.result()
+    watches: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        watches.append(loop.create_task(_watch(cell, pending, receive)))
+
+    timer = loop.call_later(WATCH_AFTER_S, watch)
+    try:
+        return await pending.outcome
+    finally:
+        timer.cancel()
+        for task in watches:
+            task.cancel()
+        cell.cancel(pending)  # nothing to do where it has its outcome
+
+
+async def _watch(cell: Cell, pending: PendingJob, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    cell.cancel(pending)
 
 
 def _lengths(headers: Iterable[Header]) -> tuple[int | None, int | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -79,9 +79,10 @@ class CellMetrics(Collector):
         """Show what another collects beside these."""
         self._registry.register(collector)
 
-    def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
-        return generate_latest(self._registry)
+    @property
+    def registry(self) -> CollectorRegistry:
+        """All that is counted here and beside."""
+        return self._registry
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family; prometheus-client calls this."""
@@ -132,3 +133,31 @@ class CellGauges:
 
 def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value)
+
+
+def metrics_text(cells: Mapping[str, CellMetrics]) -> bytes:
+    """Return all metrics in the text format of Prometheus; where there are several services, each has its label."""
+    if len(cells) == 1:
+        return generate_latest(next(iter(cells.values())).registry)
+    together = CollectorRegistry(auto_describe=False)
+    together.register(_Together(cells))
+    return generate_latest(together)
+
+
+class _Together(Collector):
+    """The metrics of several services, each under one name only, told apart by the label ``service``."""
+
+    def __init__(self, cells: Mapping[str, CellMetrics]) -> None:
+        self._cells = cells
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for service, cell in self._cells.items():
+            for family in cell.registry.collect():
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                merged.samples += [
+                    sample._replace(labels={"service": service, **sample.labels}) for sample in family.samples
+                ]
+        yield from families.values()

@@ -19,10 +19,10 @@ import uvicorn
 import uvloop
 
 import poise
+from poise.domain.allocation import Workers
 from poise.domain.profile import Profile
 from poise.errors import ConfigError
 from poise.files import ServiceFolder
-from poise.files.history import history_path
 from poise.forecasting.base import RateHistory
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.log import LogHeader
@@ -31,7 +31,7 @@ from poise.serving.arena import DEFAULT_ARENA_BYTES
 from poise.serving.asgi import DEFAULT_BODY_BYTES, App
 from poise.serving.cell import Cell
 from poise.serving.chronicle import FileChronicle, past_rates
-from poise.serving.keeper import first_workers, profiled_kinds
+from poise.serving.keeper import StaticKeeper, profiled_kinds
 from poise.serving.recording import Recorder
 
 BACKLOG = 2048
@@ -49,15 +49,24 @@ PAST_LIMIT_S = 10.0
 
 log = logging.getLogger(__name__)
 
-MakeAdapter = Callable[[Mapping[str, RateHistory]], AdapterCore]
-"""From what is known of the load from before, by service (one is under the empty name), to the adapter."""
+
+class Adapting(msgspec.Struct, frozen=True):
+    """How the cells are adapted. ``make`` is given what is known of the load from before, by service.
+
+    Where there is only one service it is under the empty name. ``initial`` are the workers to begin with, ``history``
+    the file that is kept.
+    """
+
+    make: Callable[[Mapping[str, RateHistory]], AdapterCore]
+    initial: tuple[Workers, ...]
+    history: Path
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is started. Units: ``grace_s`` in seconds.
 
-    ``make_adapter`` is None where the service's allocation is kept as it stands. ``history``: where the adapter's is
-    kept, if not beside the service file.
+    ``record``: where the scheduler's log goes; of several services each has its own, with its name added.
+    ``adapting`` is None where each service's allocation is kept as it stands.
     """
 
     host: str = "127.0.0.1"
@@ -68,8 +77,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = DEFAULT_BODY_BYTES
     arena_bytes: int = DEFAULT_ARENA_BYTES
     insecure: bool = False
-    make_adapter: MakeAdapter | None = None
-    history: Path | None = None
+    adapting: Adapting | None = None
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A service to be served."""
+
+    folder: ServiceFolder
+    profile: Profile
 
 
 class _HttpServer(uvicorn.Server):
@@ -80,9 +95,7 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def run_server(
-    folder: ServiceFolder, profile: Profile, settings: ServerSettings, on_ready: Callable[[str], None]
-) -> int:
+def run_server(services: Sequence[Opened], settings: ServerSettings, on_ready: Callable[[str], None]) -> int:
     """Serve until told to stop; return the exit status. ``on_ready`` is given the URL once, when jobs are taken.
 
     Status 0: everything accepted was answered. 1: some jobs were given up, or an invariant broke.
@@ -91,9 +104,13 @@ def run_server(
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
         WorkerError: a worker cannot start.
     """
+    names = [opened.folder.service.service for opened in services]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"got service {name!r} twice", expected="services of different names")
     listener = bind(settings.host, settings.port, insecure=settings.insecure)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(folder, profile, settings, listener, on_ready))
+        return runner.run(_serve(services, settings, listener, on_ready))
 
 
 def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
@@ -135,32 +152,27 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def _serve(
-    folder: ServiceFolder,
-    profile: Profile,
+    services: Sequence[Opened],
     settings: ServerSettings,
     listener: socket.socket,
     on_ready: Callable[[str], None],
 ) -> int:
-    recorder = None
-    if settings.record is not None:
-        policy = settings.policy or folder.service.scheduler.policy
-        header = LogHeader(poise=poise.__version__, service=folder.service, profile=profile, policy=policy)
-        recorder = Recorder(settings.record, header)
-    cell = Cell(folder, profile, policy=settings.policy, arena_bytes=settings.arena_bytes, recorder=recorder)
+    cells = _cells(services, settings)
     chronicle = None
-    if settings.make_adapter is not None:
-        history = settings.history or history_path(folder.file)
-        past = await _past(history)
+    if settings.adapting is not None:
+        past = await _past(settings.adapting.history, list(cells))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        chronicle = FileChronicle(history)
-        adapt(cell, settings.make_adapter(past), chronicle)
-    http = _HttpServer(_http_config(App(cell, settings.max_body_bytes)))
+        chronicle = FileChronicle(settings.adapting.history)
+        adapt(cells, settings.adapting.make(past), chronicle, settings.adapting.initial)
+    served = list(cells.values())
+    http = _HttpServer(_http_config(App(served, settings.max_body_bytes)))
     signals = _Signals()
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
-        return await _until_stopped(cell, signals, settings, lambda: on_ready(url_of(listener)))
+        return await _until_stopped(served, signals, settings, lambda: on_ready(url_of(listener)))
     finally:
-        await cell.stop()
+        for cell in served:
+            await cell.stop()
         http.should_exit = True
         await serving
         signals.close()
@@ -168,25 +180,60 @@ async def _serve(
             await asyncio.to_thread(chronicle.close)
 
 
-def adapt(cell: Cell, adapter: AdapterCore, chronicle: Chronicle) -> Adaptation:
-    """Have an adapter decide which workers a cell has; nothing is started yet."""
+def _cells(services: Sequence[Opened], settings: ServerSettings) -> dict[str, Cell]:
+    """Return a cell for each service, by name; one alone is under the empty name."""
     cores = usable_cores()
-    cell.scheduler.plan_for(profiled_kinds(cell.profile))
-    initial = first_workers(cell.folder, cell.profile, len(cores))
-    adaptation = Adaptation(adapter, {"": cell}, cores, chronicle, initial)
-    cell.keeper = adaptation
-    cell.metrics.add(adaptation.metrics)
+    cells: dict[str, Cell] = {}
+    for number, opened in enumerate(services):
+        folder, profile = opened.folder, opened.profile
+        name = folder.service.service if len(services) > 1 else ""
+        recorder = None
+        if settings.record is not None:
+            policy = settings.policy or folder.service.scheduler.policy
+            header = LogHeader(
+                poise=poise.__version__, service=folder.service, profile=profile, policy=policy
+            )
+            path = settings.record.with_name(f"{settings.record.name}.{name}") if name else settings.record
+            recorder = Recorder(path, header)
+        cell = cells[name] = Cell(
+            folder,
+            profile,
+            policy=settings.policy,
+            arena_bytes=settings.arena_bytes,
+            recorder=recorder,
+            name=name,
+        )
+        if name and settings.adapting is None:
+            first, end = (at * len(cores) // len(services) for at in (number, number + 1))
+            cell.keeper = StaticKeeper(cell, folder, profile, cores[first:end] or cores)
+    return cells
+
+
+def adapt(
+    cells: Mapping[str, Cell], adapter: AdapterCore, chronicle: Chronicle, initial: tuple[Workers, ...]
+) -> Adaptation:
+    """Have an adapter decide which workers some cells have; nothing is started yet."""
+    for cell in cells.values():
+        cell.scheduler.plan_for(profiled_kinds(cell.profile))
+    adaptation = Adaptation(adapter, cells, usable_cores(), chronicle, initial)
+    for cell in cells.values():
+        cell.keeper = adaptation
+    next(iter(cells.values())).metrics.add(adaptation.metrics)
     return adaptation
 
 
-async def _past(history: Path) -> dict[str, RateHistory]:
+async def _past(history: Path, names: Sequence[str]) -> dict[str, RateHistory]:
     """Return what an earlier server observed, if it can be read soon."""
+
+    def read() -> dict[str, RateHistory]:
+        found = {name: past_rates(history, name) for name in names}
+        return {name: rates for name, rates in found.items() if rates is not None}
+
     try:
-        found = await asyncio.wait_for(asyncio.to_thread(past_rates, history), PAST_LIMIT_S)
+        return await asyncio.wait_for(asyncio.to_thread(read), PAST_LIMIT_S)
     except TimeoutError:
         log.error("the history %s takes too long to read; the forecast begins without it", history)
         return {}
-    return {} if found is None else {"": found}
 
 
 def _http_config(app: App) -> uvicorn.Config:
@@ -207,9 +254,9 @@ def _http_config(app: App) -> uvicorn.Config:
 
 
 async def _until_stopped(
-    cell: Cell, signals: _Signals, settings: ServerSettings, on_ready: Callable[[], None]
+    cells: Sequence[Cell], signals: _Signals, settings: ServerSettings, on_ready: Callable[[], None]
 ) -> int:
-    starting = asyncio.create_task(cell.start())
+    starting = asyncio.gather(*(cell.start() for cell in cells))
     await _first([starting, signals.first])
     if not starting.done():
         starting.cancel()
@@ -219,14 +266,17 @@ async def _until_stopped(
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     on_ready()
-    await _first([signals.first, cell.broken])
-    if cell.broken.done():
-        log.critical("the server ends: %s", cell.broken.result())
-        return 1
+    broken = [cell.broken for cell in cells]
+    await _first([signals.first, *broken])
+    for future in broken:
+        if future.done():
+            log.critical("the server ends: %s", future.result())
+            return 1
     log.info("draining: what is accepted is answered")
-    cell.drain()
-    drained = asyncio.create_task(cell.drained())
-    await _first([drained, signals.second, cell.broken], settings.grace_s)
+    for cell in cells:
+        cell.drain()
+    drained = asyncio.gather(*(cell.drained() for cell in cells))
+    await _first([drained, signals.second, *broken], settings.grace_s)
     if drained.done():
         return 0
     drained.cancel()
