@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from poise.planning.service_model import VariantPlans
+from poise.scheduling.hull import upper_hull
 
 if TYPE_CHECKING:
     from poise.scheduling.queue import Waiting
@@ -161,6 +162,7 @@ class LeastCosts:
         self._lowest: dict[int, float] = {}
         self._rate: dict[tuple[int, float, float, bool], tuple[float, int]] = {}
         self._price: dict[tuple[int, float], float] = {}
+        self._hulls: dict[tuple[int, int], list[tuple[float, float]]] = {}
         self._batch: dict[tuple[int, float, int, bool], float] = {}
         self._terms: dict[tuple[str, float, int, bool, float], Terms] = {}
 
@@ -286,8 +288,18 @@ class LeastCosts:
                     available, low, largest
                 )
                 found = max(0.0, rise_s / (largest * (high - low))) if math.isfinite(rise_s) else 0.0
+            if found <= 0.0:  # the floor lies below every mode
+                found = self._least_price_s(available)
             self._price[key] = found
         return found
+
+    def _least_price_s(self, available: int) -> float:
+        """Return what accuracy costs beyond the cheapest mode, in large batches; 0 where there is none to be had."""
+        hull = self._hull(available, self.largest_batch)
+        if len(hull) < 2:
+            return 0.0
+        (time_s, accuracy), (next_s, more) = hull[:2]
+        return (next_s - time_s) / (self.largest_batch * (more - accuracy))
 
     def sustained(self, terms: Terms, item_s: float, batch_s: float) -> tuple[float, int]:
         """Return the highest accuracy that batches of at most ``batch_s`` reach in ``item_s`` for each item.
@@ -312,6 +324,28 @@ class LeastCosts:
                     if frontier is not None and point is not None:
                         found = max(found, (round(frontier.accuracy[point], 6), batch))
             self._sustained[key] = found
+        return found
+
+    def step_above_s(self, available: int, batch: int, latency_s: float) -> float:
+        """Return the time of the first vertex, above a time, of the hull over all variants' batches of a size.
+
+        Spending more at once than that is worse than going back and forth between the vertices around a time.
+        """
+        hull = self._hull(available, batch)
+        place = bisect_right(hull, (latency_s, math.inf))
+        return hull[place][0] if place < len(hull) else math.inf
+
+    def _hull(self, available: int, batch: int) -> list[tuple[float, float]]:
+        """Return the upper hull of (time, accuracy) over all variants' batches of a size. Units: profile seconds."""
+        found = self._hulls.get((available, batch))
+        if found is None:
+            points = sorted(
+                (frontier.latency_s[i], -frontier.accuracy[i])
+                for plans in self._plans
+                if (frontier := plans.frontier(self._reach(plans, available), batch)) is not None
+                for i in range(len(frontier))
+            )
+            found = self._hulls[available, batch] = upper_hull([(t, -a) for t, a in points])
         return found
 
     def worth_s(self, plans: VariantPlans, available: int, floor: float, batch: int, most: float) -> float:

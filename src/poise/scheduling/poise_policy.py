@@ -133,6 +133,8 @@ class _Search:
         self._price_s = max(
             view.costs.at(first.job.bucket).accuracy_price_s(first.job.available, first.floor), 1e-9
         )
+        self._needed = view.costs.lowest_accuracy(first.job.available) < first.floor
+        """Whether a balance is of any use: below the cheapest mode's accuracy a floor asks for nothing."""
         stock = self._stock(first)
         self._spent = stock < SPENT
         self._earning = self._earning_share(stock)
@@ -155,7 +157,7 @@ class _Search:
 
     def _stock(self, first: Waiting) -> float:
         """How full the balance of the first job's class is: 1 in scope ``job``, where accuracy earns nothing."""
-        if self._view.scope == "job":
+        if self._view.scope == "job" or not self._needed:
             return 1.0
         balance = self._view.balances[first.job.slo_class]
         return min(1.0, max(0.0, balance.credit / balance.cap)) if balance.cap > 0 else 1.0
@@ -200,6 +202,9 @@ class _Search:
             plans = plans.at(rung)
         share_s = limits.share_s(items)
         affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
+        if len(view.worker.plans) > 1:
+            step_s = view.costs.at(rung).step_above_s(first.job.available, items, share_s)
+            affordable_s = min(affordable_s, max(step_s, share_s))
         if self._sustained >= 0:
             affordable_s = max(affordable_s, self._sustained_s(plans, items))
         hard_s = limits.hard_s(cut)
@@ -274,7 +279,8 @@ class _Search:
         """Score a batch that costs more than its share: the least time for each item that harms no one."""
         limits = self._limits
         owed = self._owed(prefixes, cut, planned)
-        item_s = (planned.latency_s + parted_s + limits.overhead_s + self._price_s * owed) / cut.items
+        worth_s = self._price_s * owed if self._needed else 0.0
+        item_s = (planned.latency_s + parted_s + limits.overhead_s + worth_s) / cut.items
         short = planned.latency_s <= limits.cap_s or limits.most_urgent
         harmless = (planned.latency_s <= hard_s + 1e-12) + 0.5 * short
         return harmless, float(int(-math.log(max(item_s, 1e-9)) / EFFICIENT)), -float(cut.items)
