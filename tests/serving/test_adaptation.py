@@ -219,7 +219,7 @@ def test_a_stopped_worker_ends_only_once_it_has_no_batch():
 
 
 def test_a_worker_that_was_to_park_may_be_told_to_stop():
-    commands = [*active_worker(), ParkWorker(1), StopWorker(1)]
+    commands: list[Command] = [*active_worker(), ParkWorker(1), StopWorker(1)]
     adapter = Scripted([LoadWorker(1, KIND, (0,))], WorkerLoaded=commands)
 
     async def test(adaptation: Adaptation, cell: FakeCell, notes: Notes) -> None:
@@ -274,7 +274,7 @@ def test_a_kind_that_the_cell_refuses_is_not_loaded():
 
 
 def test_commands_for_workers_that_are_gone_do_nothing():
-    commands = [ActivateWorker(7, KIND, (0,)), ParkWorker(7), StopWorker(7)]
+    commands: list[Command] = [ActivateWorker(7, KIND, (0,)), ParkWorker(7), StopWorker(7)]
 
     async def test(adaptation: Adaptation, cell: FakeCell, notes: Notes) -> None:
         assert cell.asked == []
@@ -284,7 +284,7 @@ def test_commands_for_workers_that_are_gone_do_nothing():
 
 
 def test_shares_forecasts_and_decisions_go_where_they_belong():
-    commands = [
+    commands: list[Command] = [
         AdoptShares({"interactive": {"small": 0.25, "large": 0.75}}),
         ExpectRate(120.0, 2.0),
         RecordDecision(NOTHING),

@@ -86,7 +86,7 @@ def _row(kept: KeptDecision) -> tuple[str, ...]:
     planned = decision.allocation
     before = words_of(decision.running.workers)
     after = words_of(planned.workers) if planned is not None else "–"
-    what = before if planned is not None and before == after else f"{before} → {after}"
+    what = before if planned is not None and before == after else f"{before}\n→ {after}"
     cores = "" if planned is None else str(planned.cores)
     outcome = decision.outcome + (f": {decision.trouble}" if decision.trouble else "")
     return (

@@ -27,7 +27,7 @@ VERSION = 1
 KEPT_DAYS = 14
 """Seconds are kept for two weeks: some 50 bytes each for a class, 60 MB in all."""
 KEPT_DECISIONS = 50_000
-"""The latest decisions are kept: some two weeks of them at one in half a minute, at most 100 MB."""
+"""The latest decisions are kept, those that changed nothing for a day: some 2 KB each, 100 MB in all."""
 KEPT_CHANGES = 50_000
 DAY_S = 86_400
 BUSY_MS = 1000
@@ -43,7 +43,8 @@ CREATE TABLE IF NOT EXISTS work(
     service TEXT NOT NULL, at_s INTEGER NOT NULL, span_s REAL NOT NULL, busy_s REAL NOT NULL,
     waiting_items INTEGER NOT NULL, PRIMARY KEY(at_s, service)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS workers(id INTEGER PRIMARY KEY, epoch_s REAL NOT NULL, change TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS decisions(id INTEGER PRIMARY KEY, epoch_s REAL NOT NULL, decision TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS decisions(id INTEGER PRIMARY KEY, epoch_s REAL NOT NULL, outcome TEXT NOT NULL,
+    decision TEXT NOT NULL);
 PRAGMA user_version = {VERSION};
 """
 _SECOND = """INSERT INTO seconds VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -134,8 +135,8 @@ class HistoryFile:
                     self._write_beat(record)
                 elif isinstance(record, Decision):
                     self._db.execute(
-                        "INSERT INTO decisions(epoch_s, decision) VALUES(?, ?)",
-                        (record.epoch_s, msgspec.json.encode(record).decode()),
+                        "INSERT INTO decisions(epoch_s, outcome, decision) VALUES(?, ?, ?)",
+                        (record.epoch_s, record.outcome, msgspec.json.encode(record).decode()),
                     )
                 else:
                     self._db.execute(
@@ -149,6 +150,9 @@ class HistoryFile:
         with self._transaction():
             for table in ("seconds", "work"):
                 self._db.execute(f"DELETE FROM {table} WHERE at_s < ?", (oldest_s,))
+            self._db.execute(
+                "DELETE FROM decisions WHERE outcome IN ('kept', 'held') AND epoch_s < ?", (epoch_s - DAY_S,)
+            )
             for table, kept in (("decisions", KEPT_DECISIONS), ("workers", KEPT_CHANGES)):
                 self._db.execute(
                     f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - ?", (kept,)
@@ -197,15 +201,17 @@ class HistoryReader:
                 file=str(path),
                 expected="one that poise serve wrote, with an adapter other than static",
             )
-        try:
-            self._db = self._open("mode=ro")
-        except sqlite3.OperationalError:
-            # In a folder that cannot be written, with no server running, only like this.
-            with self._reading():
-                self._db = self._open("immutable=1")
         with self._reading():
+            try:
+                self._db = self._open("mode=ro")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                    raise
+                # A folder that cannot be written, and no server running: it can be read only like this.
+                self._db = self._open("immutable=1")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version != VERSION:
+            self._db.close()
             raise ConfigError(f"got a history of version {version}", file=str(path), expected=str(VERSION))
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from poise.errors import InternalError
 from poise.files import FrontierCache, ServiceFolder
 from poise.planning.default_allocation import initial_allocation
 from poise.runtimes.cores import usable_cores
-from poise.scheduling.commands import Answer, Command, Refuse, ReleaseWorker, RunBatch, WakeAt
+from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import (
     BatchDone,
     BatchFailed,
@@ -42,7 +42,7 @@ from poise.serving.keeper import Keeper, StaticKeeper
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellGauges, CellMetrics
 from poise.serving.monitor import Monitor
-from poise.serving.pool import WorkerPool
+from poise.serving.pool import WorkerPool, check_kinds
 from poise.serving.process import Worker
 from poise.serving.recording import Recorder
 from poise.serving.wire import ServiceWire, wire_of
@@ -210,7 +210,12 @@ class Cell:
     def load_worker(
         self, worker_id: int, kind: Workers, cores: tuple[int, ...], *, at_idle: bool = False
     ) -> None:
-        """Start a worker; the keeper hears that it is loaded or gone."""
+        """Start a worker; the keeper hears that it is loaded or gone.
+
+        Raises:
+            ConfigError: the profile does not cover it.
+        """
+        check_kinds((kind,), self.profile)
         self._pool.load(worker_id, kind, cores, at_idle=at_idle)
 
     def activate_worker(self, worker_id: int, kind: Workers, cores: tuple[int, ...]) -> None:
@@ -310,8 +315,8 @@ class Cell:
             self._settle(pending, self.refused(pending.job.slo_class, command.reason, command.detail))
         elif isinstance(command, WakeAt):
             self._wake_at(command)
-        else:
-            self._release(command)
+        elif self._active.pop(command.worker_id, None) is not None:
+            self.keeper.released(command.worker_id)
 
     def _give_up(self, command: Command) -> None:
         if isinstance(command, Answer | Refuse):
@@ -330,10 +335,6 @@ class Cell:
         self._batches.sent(command.batch_id, batch)
         worker.send(Run(command.batch_id, command.variant, runs))
         self.metrics.batch_items.observe(items)
-
-    def _release(self, command: ReleaseWorker) -> None:
-        if self._active.pop(command.worker_id, None) is not None:
-            self.keeper.released(command.worker_id)
 
     def _answer(self, command: Answer) -> None:
         pending = self._jobs[command.job_id]

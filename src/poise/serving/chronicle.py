@@ -100,15 +100,17 @@ class FileChronicle:
         records = []
         while self._waiting:
             records.append(self._waiting.popleft())
-        if not records:
-            return
-        try:
-            self._written(records)
-        except Exception as error:
-            # Whatever it is, the thread lives on: the next attempt may do better.
-            self._keep_again(records)
-            self._failed(error)
-            return
+        while records:
+            try:
+                self._written(records)
+            except Exception as error:
+                # Whatever it is, the thread lives on: the next attempt may do better.
+                if self._begun_anew(error):
+                    continue
+                self._keep_again(records)
+                self._failed(error)
+                return
+            records = []
         if self._trouble:
             log.warning("the history %s is written again; %d records are missing", self._path, self.dropped)
             self._trouble = ""
@@ -128,16 +130,18 @@ class FileChronicle:
         self.dropped += len(records) - len(kept)
         self._waiting.extendleft(reversed(kept))
 
-    def _failed(self, error: Exception) -> None:
+    def _begun_anew(self, error: Exception) -> bool:
+        """Give up the open file; say whether it was set aside, so that another takes its place at once."""
         if self._file is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._file.close()
             self._file = None
-        if is_beyond_repair(error):
-            aside = set_aside(self._path)
-            if aside is not None:
-                log.error("the history %s is set aside as %s (%s)", self._path, aside.name, error)
-                return
+        aside = set_aside(self._path) if is_beyond_repair(error) else None
+        if aside is not None:
+            log.error("the history %s is set aside as %s (%s)", self._path, aside.name, error)
+        return aside is not None
+
+    def _failed(self, error: Exception) -> None:
         self._retry_s = time.monotonic() + RETRY_S
         if str(error) != self._trouble:
             self._trouble = str(error)
