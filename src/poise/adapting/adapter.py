@@ -87,6 +87,8 @@ class Adapter:
         self._number = 0
         self._asked: _Asked | None = None
         self._smaller = 0
+        self._found: Allocation | None = None
+        self._shares: dict[str, dict[str, float]] = {}
         self._out: list[Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             Observed: self._observed,
@@ -139,7 +141,7 @@ class Adapter:
         if beat.service != next(reversed(self.monitors)):
             return  # one decision for all services, once each has been heard
         if self._setbacks.over(self._now_s):
-            self._reconcile()
+            self._follow()
         reason = self._triggers.due(self._now_s)
         if reason is not None and self._asked is None:
             self._decide(reason)
@@ -203,8 +205,9 @@ class Adapter:
         else:
             outcome = "kept" if _same(found.workers, self.target) else "adopted"
             self.target = found.workers
-            self._adopt_shares(found)
+            self._found = found
             trouble = self._reconcile()
+            self._adopt_shares()
         self._record(asked, event, outcome, trouble, running, self._out[before:])
 
     def _too_soon(self, found: Allocation, reason: Reason) -> bool:
@@ -227,12 +230,17 @@ class Adapter:
             there[residence(workers)] -= workers.count
         return any(left < 0 for left in there.values())
 
-    def _adopt_shares(self, found: Allocation) -> None:
-        if not found.shares:
+    def _adopt_shares(self) -> None:
+        """Tell the schedulers of the shares, as far as they have changed."""
+        if self._found is None:
             return
+        shares = self.policy.shares(self._found, self._merged("active"))
+        if not shares or shares == self._shares:
+            return
+        self._shares = shares
         for name in self.monitors:
             prefix = f"{name}/" if name else ""
-            own = {c.removeprefix(prefix): of for c, of in found.shares.items() if c.startswith(prefix)}
+            own = {c.removeprefix(prefix): of for c, of in shares.items() if c.startswith(prefix)}
             self._out.append(AdoptShares(own, name))
 
     def _record(
@@ -284,7 +292,7 @@ class Adapter:
             return  # it was told to stop meanwhile
         worker.state = "standby"
         self._setbacks.loaded(worker.kind)
-        self._reconcile()
+        self._follow()
 
     def _not_loaded(self, event: WorkerNotLoaded) -> None:
         worker = self.books.remove(event.worker_id)
@@ -302,17 +310,22 @@ class Adapter:
             self._setbacks.failed(worker.kind, self._now_s)
             if self.target is not None and any(one_of(each) == worker.kind for each in self.target):
                 self._triggers.worker_gone()
-        self._reconcile()
+        self._follow()
 
     def _parked(self, event: WorkerParked) -> None:
         worker = self.books.by_id.get(event.worker_id)
         if worker is not None and worker.state == "parking":
             worker.state, worker.slots = "standby", ()
-            self._reconcile()
+            self._follow()
 
     def _stopped(self, event: WorkerStopped) -> None:
         if self.books.remove(event.worker_id) is not None:
-            self._reconcile()
+            self._follow()
+
+    def _follow(self) -> None:
+        """Take the next steps after a worker has changed."""
+        self._reconcile()
+        self._adopt_shares()
 
     def _reconcile(self) -> str:
         """Bring the workers towards the target; return what is in the way."""

@@ -43,6 +43,18 @@ class CorePolicy(AllocationPolicy):
             self.current(situation),
         )
 
+    def shares(self, found: Allocation, running: tuple[Workers, ...]) -> dict[str, dict[str, float]]:
+        """Return the shares by the same rule, for the workers that there are: the most accurate is filled first."""
+        load_rps = sum(found.shares[self.service.default_class].values()) + sum(found.shed.values())
+        cores = {
+            c.name: min(count, len(c.capacity_rps) - 1)
+            for c in self._candidates
+            if (count := cores_by_variant(running).get(c.name, 0))
+        }
+        most = max([len(c.capacity_rps) - 1 for c in self._candidates])
+        judged = judge(core_problem(self.service, self._candidates, load_rps, most, {}), cores)
+        return {name: dict(judged.load_rps) for name in self.service.classes}
+
     def carries(self, workers: tuple[Workers, ...], items_rps: Mapping[str, float]) -> bool:
         """Whether the capacities of the variants add up to a load; one item counts as one request."""
         cores = cores_by_variant(workers)

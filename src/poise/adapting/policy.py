@@ -65,6 +65,13 @@ class AllocationPolicy:
         """Return what finds the allocation for a situation."""
         raise NotImplementedError
 
+    def shares(self, found: Allocation, running: tuple[Workers, ...]) -> dict[str, dict[str, float]]:
+        """Return which share of each class's load goes to which variant, while some workers run for an allocation.
+
+        It may differ from what the allocation says as long as not all of its workers are there.
+        """
+        return found.shares
+
     def carries(self, workers: tuple[Workers, ...], items_rps: Mapping[str, float]) -> bool:
         """Whether some workers carry a load, by class: asked before one is taken away for its memory."""
         return False

@@ -98,7 +98,7 @@ def simulate(
         policy=name,
         seed=seed,
         load=summary.offered_rps,
-        decisions=_decisions(driver.decision_s),
+        decisions=decisions_of(driver.decision_s),
     )
     return SimulatedRun(report, outcomes)
 
@@ -135,7 +135,8 @@ def arrivals_of(
         yield free_s, job
 
 
-def _decisions(decision_s: Sequence[float]) -> Decisions:
+def decisions_of(decision_s: Sequence[float]) -> Decisions:
+    """Return what calls of the scheduler cost. Units: seconds."""
     if not decision_s:
         return Decisions(count=0, p50_s=0.0, p99_s=0.0, total_s=0.0)
     took_s = np.asarray(decision_s)
