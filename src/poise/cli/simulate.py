@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 import poise
+from poise.cli.adapted import forecaster_of, served_by
 from poise.cli.console import err, error_line, out, print_json, warning_line
 from poise.cli.workload_flags import WorkloadFlags, longer_than_slo, open_flags, takes_workload
 from poise.errors import ConfigError
@@ -19,6 +20,7 @@ from poise.scheduling.commands import Command
 from poise.scheduling.events import Event
 from poise.scheduling.log import LogHeader, decode_log, encode_entry, encode_header
 from poise.scheduling.scheduler import Scheduler
+from poise.simulation.adapted import AdaptedReport, simulate_adapted
 from poise.simulation.driver import Observer
 from poise.simulation.faults import Faults, LostWorker, SlowWorker
 from poise.simulation.replay import Difference, ReplayReport
@@ -49,6 +51,9 @@ def simulate(
     policy: Annotated[
         str | None, typer.Option(help="The scheduler's policy, instead of the service file's.")
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="The adapter's policy, instead of the service file's.")
+    ] = None,
     slow_worker: Annotated[
         list[str] | None,
         typer.Option(help="A fault, as 0:30:2.5: from second 30 worker 0 takes 2.5 times as long."),
@@ -73,7 +78,7 @@ def simulate(
     json: Annotated[bool, typer.Option("--json", help="Print the report on stdout, as JSON.")] = False,
     flags: WorkloadFlags,
 ) -> None:
-    """Simulate a service under a workload, with the scheduler that serves; or replay a log."""
+    """Simulate a service under a workload, with the scheduler and the adapter that serve; or replay a log."""
     if replay is not None:
         _replay(replay, json)
         return
@@ -92,24 +97,31 @@ def simulate(
     name = policy or folder.service.scheduler.policy
     header = LogHeader(poise=poise.__version__, service=folder.service, profile=profile, policy=name)
     cache = FrontierCache.beside_profile(folder, warning_line)
+    adapting = adapter or folder.service.adapter.policy
     with ExitStack() as stack:
         observe = None if record is None else stack.enter_context(_recording(record, header))
-        run = run_simulation(
-            folder.service,
-            profile,
-            stack.enter_context(_progress(draws)),
-            duration_s=opened.duration_s,
-            policy=name,
-            seed=opened.workload.seed,
-            faults=faults,
-            front_end_s=front_end_us * 1e-6,
-            scheduler=Scheduler(folder.service, profile, name, cache),
-            observe=observe,
-        )
+        common: dict[str, Any] = {
+            "duration_s": opened.duration_s,
+            "policy": name,
+            "seed": opened.workload.seed,
+            "faults": faults,
+            "front_end_s": front_end_us * 1e-6,
+            "scheduler": Scheduler(folder.service, profile, name, cache),
+            "observe": observe,
+        }
+        report: SimulationReport
+        if adapting == "static":
+            jobs = stack.enter_context(_progress(draws))
+            report = run_simulation(folder.service, profile, jobs, **common).report
+        else:
+            served = served_by(folder, profile, adapting)
+            forecaster = forecaster_of(folder)
+            jobs = stack.enter_context(_progress(draws))
+            report = simulate_adapted(served, jobs, adapter=adapting, forecaster=forecaster, **common).report
     if json:
-        print_json(run.report)
+        print_json(report)
     else:
-        _show(run.report)
+        _show(report)
 
 
 def _faults(slow: Sequence[str], lost: Sequence[str], profile_error: float) -> Faults:
@@ -214,6 +226,15 @@ def _show(report: SimulationReport) -> None:
     from poise.load import run_table
 
     out.print(run_table(report, title=f"{report.policy} at {report.load:.1f} jobs/s, simulated"))
+    if isinstance(report, AdaptedReport):
+        decided = ", ".join(f"{count} {outcome}" for outcome, count in report.decided.items())
+        out.print(
+            f"{report.adapter} by {report.forecaster}: {report.mean_cores:.2f} cores, "
+            f"{report.mean_surge_cores:.2f} more while loading; {report.reconfigurations} reconfigurations, "
+            f"{report.loads} workers loaded; decisions: {decided or 'none'}",
+            highlight=False,
+            soft_wrap=True,
+        )
     cost = report.decisions
     out.print(
         f"{cost.count} decisions on this machine: p50 {cost.p50_s * 1e6:.0f} µs, p99 {cost.p99_s * 1e6:.0f} µs",

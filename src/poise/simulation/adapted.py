@@ -64,6 +64,7 @@ def simulate_adapted(
     faults: Faults = NO_FAULTS,
     front_end_s: float = 0.0,
     solve_s: float = SOLVE_S,
+    scheduler: Scheduler | None = None,
     observe: Observer | None = None,
 ) -> AdaptedRun:
     """Simulate a service and its adapter under jobs that arrive over ``duration_s`` seconds.
@@ -80,7 +81,8 @@ def simulate_adapted(
     index = service.modality_index
     rng = np.random.default_rng(SeedSequence(seed, spawn_key=(1 << 16,)))
     adapting = make_adapter([served], adapter, {"": forecaster}, past={} if past is None else {"": past})
-    scheduler = Scheduler(service, profile, name)
+    if scheduler is None:
+        scheduler = Scheduler(service, profile, name)
     driver = AdaptedDriver(
         scheduler,
         ServiceTimes(profile, index, rng, error_factor=faults.profile_error),
