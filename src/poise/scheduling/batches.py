@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from poise.planning.service_model import VariantPlans
@@ -34,14 +35,16 @@ class Prefixes:
     run alone is a batch of its own and ends every other prefix.
     """
 
-    __slots__ = ("_ends", "_longest")
+    __slots__ = ("_ends", "_longest", "among")
 
-    def __init__(self, view: DispatchView, max_batch: int) -> None:
+    def __init__(self, view: DispatchView, max_batch: int, among: Sequence[Waiting] | None = None) -> None:
+        """Take all jobs that the worker may be given, or only those ``among`` them."""
+        self.among = among
         limit = min(max_batch, view.max_batch)
         self._longest: Taken = []
         self._ends: list[int] = []
         items = 0
-        for entry in view.entries:
+        for entry in view.entries if among is None else among:
             if entry.alone and items:
                 break
             count = entry.waiting_items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 import numpy as np
@@ -126,11 +127,15 @@ class Limits:
         self._work_before = done
         self._least_slack = np.minimum.accumulate(room[::-1])
 
-    def hard_s(self, cut: Cut) -> float:
-        """Time until the first deadline, or until a job left behind would be late at its cheapest plan."""
+    def hard_s(self, cut: Cut, among: Sequence[Waiting] | None = None) -> float:
+        """Time until the first deadline, or until a job left behind would be late at its cheapest plan.
+
+        The cut is of the jobs that the worker may be given, or of those ``among`` them.
+        """
         whole, count = cut.whole, len(self._work_before)
-        entries = self._view.entries
-        if self._prefix:
+        entries = self._view.entries if among is None else among
+        prefix = self._prefix and among is None
+        if prefix:
             work_s = float(self._work_before[whole - 1]) if whole else 0.0
         else:
             work_s = sum(entry.work_s for entry in entries[:whole])
@@ -143,7 +148,7 @@ class Limits:
             tail_s = entry.cost.tail_s(left)
             if len(self._view.workers) > 1:
                 least_s = min(least_s, self._rest_held_s(entry, left))
-            if self._prefix:  # what is left of the job has a batch of its own to wait for
+            if prefix:  # what is left of the job has a batch of its own to wait for
                 least_s = min(least_s, float(self._room_left[whole]) - tail_s + work_s - self.overhead_s)
                 whole += 1
         if whole >= count:

@@ -26,7 +26,8 @@ from poise.scheduling.composition import (
 )
 from poise.scheduling.limits import Limits
 from poise.scheduling.queue import Waiting
-from poise.scheduling.view import Choice, DispatchView, Policy
+from poise.scheduling.steering import Within, left_to_others, within_shares
+from poise.scheduling.view import Choice, DispatchView, Policy, Wait
 
 EFFICIENT = 0.01
 """In overload, batches whose times for each item differ by less than this are equally good: the smaller is taken."""
@@ -56,6 +57,10 @@ SUSTAINED_TOLERANCE = 1e-6
 HARMLESS = 1.5
 """The score of a batch beyond its share that costs nobody a deadline and blocks no urgent job."""
 
+STEERED_OF_SLACK = 0.5
+"""To keep to the shares of an allocation a batch beyond its share of the capacity may take so much of the slack:
+steering that takes all of it leaves the next burst none."""
+
 
 class Poise(Policy):
     """Deadlines first, then accuracy, and some of every slack kept for the arrivals to come.
@@ -73,6 +78,10 @@ class Poise(Policy):
     charged with what both cost more than one. Of several candidates the most accurate is taken, less what its time is
     worth. Where even the cheapest plans exceed (4), the load is above what accuracy can be bought for, and the
     batch with the least time for each item is taken, the smallest of those about as good.
+
+    Where an allocation gives the variants shares, those that have answered more than theirs of late are passed over,
+    unless no other could answer in time, or within (4) or half of the slack; such departures are counted. A worker that
+    holds none but those is left idle while the others have time to spare (``steering``).
     """
 
     name: ClassVar[str] = "poise"
@@ -81,27 +90,32 @@ class Poise(Policy):
         """Every set within the available modalities."""
         return plans.allowed(available)
 
-    def choose(self, view: DispatchView) -> Choice | None:
+    def choose(self, view: DispatchView) -> Choice | Wait | None:
         """Return the best batch over the resident variants and some prefixes of the queue."""
         limits = Limits(view)
+        if view.account.shares:
+            within = within_shares(view)
+            if within is not None:
+                found = self._within(view, limits, within)
+                if found is not None:
+                    return found
         search = _Search(self, view, limits)
-        best = search.best(COARSE_SHARES)
-        if best is None or not best.affordable:
-            best = search.best(FINE_SHARES)
-        if best is None and any(entry.terms.soft for entry, _ in search.longest):
-            search.ignore_soft = True
-            best = search.best(FINE_SHARES)
+        best = search.found()
+        return None if best is None else search.choice(best)
+
+    def _within(self, view: DispatchView, limits: Limits, within: Within) -> Choice | Wait | None:
+        """Return the best batch that keeps to the shares, or leave it to others; None where that harms somebody."""
+        if not within:
+            return left_to_others(view)
+        search = _Search(self, view, limits, within)
+        best = search.found()
         if best is None:
             return None
-        planned = search.improved(best)
-        if not planned.demands[0].members:
-            planned.demands[0].members = best.prefixes.taken(best.cut)
-        return Choice(
-            plans=best.plans,
-            shares=shares_of(planned, best.plans if search.ignore_soft else None),
-            latency_s=planned.latency_s,
-            saved_s=limits.saved_after_s(best.share_s, planned.latency_s),
-        )
+        if not best.affordable:
+            room_s = STEERED_OF_SLACK * limits.hard_s(best.cut, best.prefixes.among)
+            if best.score[0] < HARMLESS or best.planned.latency_s > room_s:
+                return None
+        return search.choice(best)
 
 
 class _Candidate(msgspec.Struct):
@@ -123,7 +137,10 @@ class _Candidate(msgspec.Struct):
 class _Search:
     """The search for the best batch at one decision."""
 
-    def __init__(self, policy: Poise, view: DispatchView, limits: Limits) -> None:
+    def __init__(
+        self, policy: Poise, view: DispatchView, limits: Limits, within: Within | None = None
+    ) -> None:
+        """Search among all resident variants, or those ``within`` their shares with what each may answer."""
         self.ignore_soft = False
         self._reach = policy.reach
         self._view = view
@@ -141,8 +158,12 @@ class _Search:
         self._most_worth = WORTH_BUYING * math.exp(WORTH_OF_IDLE * min(view.idle_share, MOST_IDLE))
         self._pressure = limits.pressure * stock
         known: dict[int, tuple[Prefixes, int]] = {}
-        for plans in view.worker.plans:
+        for plans, among in within or [(plans, None) for plans in view.worker.plans]:
             largest = plans.model.max_batch
+            if among is not None:
+                found = Prefixes(view, largest, among)
+                self._prefixes.append((plans, found, alike(view, found.longest)))
+                continue
             if largest not in known:
                 found = Prefixes(view, largest)
                 known[largest] = found, alike(view, found.longest)
@@ -173,6 +194,28 @@ class _Search:
             return 0.0
         most = EARNING_OF_SLACK + EARNING_IF_BOLD * view.boldness
         return most * max(0.0, 1.0 - stock / EARNING_UNTIL)
+
+    def found(self) -> _Candidate | None:
+        """Return the best candidate: of few sizes if it is affordable, else of many, and with soft floors dropped."""
+        best = self.best(COARSE_SHARES)
+        if best is None or not best.affordable:
+            best = self.best(FINE_SHARES)
+        if best is None and any(entry.terms.soft for entry, _ in self.longest):
+            self.ignore_soft = True
+            best = self.best(FINE_SHARES)
+        return best
+
+    def choice(self, best: _Candidate) -> Choice:
+        """Return a candidate as the worker's next batch."""
+        planned = self.improved(best)
+        if not planned.demands[0].members:
+            planned.demands[0].members = best.prefixes.taken(best.cut)
+        return Choice(
+            plans=best.plans,
+            shares=shares_of(planned, best.plans if self.ignore_soft else None),
+            latency_s=planned.latency_s,
+            saved_s=self._limits.saved_after_s(best.share_s, planned.latency_s),
+        )
 
     def best(self, shares: tuple[float, ...]) -> _Candidate | None:
         """Return the best candidate over the resident variants and batch sizes."""
@@ -207,7 +250,7 @@ class _Search:
             affordable_s = min(affordable_s, max(step_s, share_s))
         if self._sustained >= 0:
             affordable_s = max(affordable_s, self._sustained_s(plans, items))
-        hard_s = limits.hard_s(cut)
+        hard_s = limits.hard_s(cut, prefixes.among)
         if self._earning:
             worth_s = view.costs.at(rung).worth_s(
                 plans, first.job.available, first.floor, items, self._most_worth
@@ -261,7 +304,7 @@ class _Search:
         budget_s = costs.worth_s(found.plans, first.job.available, first.floor, found.cut.items, BARGAIN)
         if not found.affordable:
             budget_s = max(budget_s, STRETCH * planned.latency_s)
-        budget_s = min(budget_s, self._limits.hard_s(found.cut), self._limits.most_s)
+        budget_s = min(budget_s, self._limits.hard_s(found.cut, found.prefixes.among), self._limits.most_s)
         better = compose(found.plans, planned.demands, budget_s) if budget_s > planned.latency_s else None
         return better or planned
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.commands import Answer, AnswerPart, BatchPart
 from poise.scheduling.queue import Waiting
+from poise.scheduling.view import Share
 
 
 class RunningBatch:
@@ -78,6 +79,26 @@ class RunningBatch:
             name = entry.job.slo_class
             self._net[name] = self._net.get(name, 0.0) + promised - entry.floor * total
 
+    def take(self, shares: Iterable[Share], now_s: float) -> tuple[list[Waiting], int]:
+        """Take all parts of a choice; return the jobs, and how many items they are in all."""
+        taken: list[Waiting] = []
+        total = 0
+        for share in shares:
+            entry = share.entry
+            before = entry.planned_items
+            self.add(entry, share.counts)
+            total += entry.planned_items - before
+            if share.below_floor:
+                entry.below_floor = True
+            if entry.dispatched_s is None:
+                entry.dispatched_s = now_s
+            taken.append(entry)
+        return taken, total
+
+    def pairs(self) -> Iterable[tuple[Waiting, BatchPart]]:
+        """Return the job of each part, and the part."""
+        return zip(self.entries, self.parts, strict=True)
+
     def spend_debts(self, balances: Mapping[str, AccuracyBalance]) -> None:
         """Book what the batch owes each class's balance; gains wait until it is answered."""
         self._paid = True
@@ -97,7 +118,7 @@ class RunningBatch:
             return
         accuracy, position = self.plans.model.accuracy, self.plans.position
         answered = dict.fromkeys(self._net, 0.0)
-        for entry, part in zip(self.entries, self.parts, strict=True):
+        for entry, part in self.pairs():
             if entry.doomed is None and not entry.own_terms:
                 gain = (accuracy[position[part.modalities]] - entry.floor) * part.items
                 answered[entry.job.slo_class] += gain
@@ -114,7 +135,7 @@ class RunningBatch:
         expected, position, name = self.plans.expected_accuracy, self.plans.position, self.plans.name
         jobs: list[Waiting] = []
         last: Waiting | None = None
-        for entry, part in zip(self.entries, self.parts, strict=True):
+        for entry, part in self.pairs():
             items = part.items
             entry.running -= items
             entry.done += items
@@ -133,7 +154,7 @@ class RunningBatch:
         """
         accuracy, position = self.plans.model.accuracy, self.plans.position
         returned: dict[int, tuple[Waiting, int, bool]] = {}
-        for entry, part in zip(self.entries, self.parts, strict=True):
+        for entry, part in self.pairs():
             entry.running -= part.items
             entry.planned_items -= part.items
             entry.accuracy_planned -= accuracy[position[part.modalities]] * part.items

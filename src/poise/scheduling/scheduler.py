@@ -12,7 +12,7 @@ from math import inf, isfinite
 from typing import Any
 
 from poise.domain.job import Job, RefusalReason
-from poise.domain.profile import WAY_STAGE, Profile
+from poise.domain.profile import Profile
 from poise.domain.service import Service, WorkerKind
 from poise.errors import InternalError
 from poise.planning.service_model import FrontierStore, ServiceModel
@@ -38,8 +38,8 @@ from poise.scheduling.events import (
 from poise.scheduling.policies import policy_named
 from poise.scheduling.queue import Waiting
 from poise.scheduling.running import RunningBatch, answer_of
-from poise.scheduling.shares import checked_shares
-from poise.scheduling.view import Choice, WorkerState
+from poise.scheduling.shares import ShareAccount, Shares, checked_shares
+from poise.scheduling.view import Choice, Wait, WorkerState
 from poise.scheduling.views import Views
 from poise.scheduling.waiting_room import WaitingRoom
 from poise.scheduling.worker_pool import WorkerPool
@@ -84,8 +84,12 @@ class Scheduler:
         self._now_s = float("-inf")
         self._next_batch = 1
         self._wake_s: float | None = None
+        self._held_s = inf
         self._boldness = Boldness()
-        self._views = Views(self.model, self.balances, self._pool, self._room, self._arrivals, self._boldness)
+        self._account = ShareAccount(service)
+        self._views = Views(
+            self.model, self.balances, self._room, self._arrivals, self._boldness, self._account
+        )
         self._out: list[Command] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             JobArrived: self._arrived,
@@ -108,6 +112,7 @@ class Scheduler:
             InternalError: an event that cannot be (a job id used twice, a batch that was never given).
         """
         out = self._out = []
+        self._held_s = inf
         now_s = event.now_s
         if not isfinite(now_s):
             raise InternalError("an event at no time", story=(repr(event),))
@@ -133,9 +138,14 @@ class Scheduler:
         return self._room.stranded.entries
 
     @property
-    def shares(self) -> Mapping[str, Mapping[str, float]]:
+    def shares(self) -> Shares:
         """What was adopted last: shares of each class's load by variant."""
-        return self._views.shares
+        return self._account.shares
+
+    @property
+    def deviations(self) -> Mapping[str, int]:
+        """By class, the items that a variant answered beyond its share; none before shares are adopted."""
+        return self._account.deviations
 
     def plan_for(self, kinds: Iterable[WorkerKind]) -> None:
         """Work out the plans of some kinds of workers before there are any.
@@ -230,19 +240,23 @@ class Scheduler:
 
     def _ready(self, event: WorkerReady) -> None:
         self._pool.add(event)
-        self._room.sort_out()
+        self._workers_changed()
 
     def _retire(self, event: WorkerRetiring) -> None:
         if self._pool.retire(event):
             self._out.append(ReleaseWorker(event.worker_id))
+        self._workers_changed()
+
+    def _workers_changed(self) -> None:
         self._room.sort_out()
+        self._account.hold(self._pool.variants)
 
     def _adopt(self, event: AllocationAdopted) -> None:
-        self._views.shares = checked_shares(event, self.service)
+        self._account.adopt(checked_shares(event, self.service))
 
     def _lost(self, event: WorkerLost) -> None:
         worker = self._pool.remove(event.worker_id)
-        self._room.sort_out()
+        self._workers_changed()
         if worker is not None and worker.batch_id is not None:
             self._take_back(self.batches.pop(worker.batch_id), killed=True)
 
@@ -290,16 +304,7 @@ class Scheduler:
     def _done(self, event: BatchDone) -> None:
         worker, batch = self._finished(event.batch_id, event.worker_id, event)
         if self.service.scheduler.calibrate:
-            predicted_s, way_s = worker.stages[batch.plans.name].predicted(batch.counts(), batch.rungs)
-            if worker.calibration.observe(
-                now_s=self._now_s,
-                run_s=event.run_s,
-                variant=batch.plans.name,
-                measured_s={name: time_s for name, time_s in event.stage_s if name != WAY_STAGE},
-                predicted_s=predicted_s,
-                way_s=way_s,
-            ):
-                worker.reshape()
+            worker.measure(batch.plans.name, batch.counts(), batch.rungs, event, self._now_s)
         if self._by_class:
             batch.settle_balances(self.balances)
         for entry in batch.complete():
@@ -335,7 +340,7 @@ class Scheduler:
                 continue
             if self.policy.binds:
                 choice = self.policy.choose(self._views.dispatch(self._now_s, worker, self.queue.entries))
-                if choice is None:
+                if not isinstance(choice, Choice):
                     without.add(worker.resident)
                 else:
                     self._run(worker, choice)
@@ -350,6 +355,9 @@ class Scheduler:
             entries := self._room.entries_for(worker, passed_over)
         ):
             choice = self.policy.choose(self._views.dispatch(self._now_s, worker, entries))
+            if isinstance(choice, Wait):
+                self._held_s = min(self._held_s, choice.until_s)
+                break
             if choice is not None:
                 self._run(worker, choice)
                 break
@@ -367,20 +375,11 @@ class Scheduler:
         plans = choice.plans
         self._views.saved_s = choice.saved_s
         self._boldness.ran()
-        batch = RunningBatch(plans)
         now_s = self._now_s
-        taken: list[Waiting] = []
-        total = 0
-        for share in choice.shares:
-            entry = share.entry
-            before = entry.planned_items
-            batch.add(entry, share.counts)
-            total += entry.planned_items - before
-            if share.below_floor:
-                entry.below_floor = True
-            if entry.dispatched_s is None:
-                entry.dispatched_s = now_s
-            taken.append(entry)
+        batch = RunningBatch(plans)
+        taken, total = batch.take(choice.shares, now_s)
+        if self._account.shares:
+            self._account.give(now_s, plans.name, [(e.job.slo_class, p.items) for e, p in batch.pairs()])
         self.queue.taken(taken, total)
         if self._by_class:
             batch.spend_debts(self.balances)
@@ -392,7 +391,7 @@ class Scheduler:
 
     def _ask_to_wake(self) -> None:
         """Make sure that the first job's deadline is noticed even if nothing else happens."""
-        first_s = self._room.first_stranded_s
+        first_s = min(self._held_s, self._room.first_stranded_s)
         if self._expires and self.queue.entries:
             first_s = min(first_s, self.queue.entries[0].job.deadline_s)
         if first_s < inf and (self._wake_s is None or first_s < self._wake_s):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import msgspec
 
+from poise.domain.profile import WAY_STAGE
 from poise.planning.service_model import ServiceModel, VariantPlans
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.calibration import Calibration
 from poise.scheduling.costs import LeastCosts
+from poise.scheduling.events import BatchDone
 from poise.scheduling.queue import DeadlineQueue, Waiting
+from poise.scheduling.shares import ShareAccount
 from poise.scheduling.stage_plans import StagePlans
 
 Order = Literal["deadline", "arrival"]
@@ -49,6 +52,26 @@ class WorkerState:
             stages.shaped(self.calibration.shape(variant)) for variant, stages in self.stages.items()
         )
 
+    def measure(
+        self,
+        variant: str,
+        counts: Sequence[int],
+        rungs_of: Callable[[], Sequence[int]],
+        done: BatchDone,
+        now_s: float,
+    ) -> None:
+        """Learn from a batch that it ran; ``counts`` and ``rungs_of``: see ``StagePlans.predicted``."""
+        predicted_s, way_s = self.stages[variant].predicted(counts, rungs_of)
+        if self.calibration.observe(
+            now_s=now_s,
+            run_s=done.run_s,
+            variant=variant,
+            measured_s={name: time_s for name, time_s in done.stage_s if name != WAY_STAGE},
+            predicted_s=predicted_s,
+            way_s=way_s,
+        ):
+            self.reshape()
+
     def highest_accuracy(self, policy: Policy, available: int) -> float:
         """Return the highest accuracy it can reach under a policy with some modalities; -inf where it has no mode."""
         found = self._highest.get(available)
@@ -65,8 +88,9 @@ class DispatchView(msgspec.Struct, frozen=True):
     queue, or less of it where workers differ. ``arrival_rate`` is in items per second, ``rates`` by class.
     ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is what earlier
     batches left of their shares of the capacity (negative: took beyond them). ``idle_share``: of the workers' time, of
-    late. ``boldness``: see there. ``shares``: of each class's load by variant, as last adopted; ``revision``: another
-    number whenever workers of another kind came or went, or items came back. Units: seconds; profile seconds.
+    late. ``boldness``, ``account``: see there. ``shares``: of each class's load by variant, as last adopted.
+    ``revision``: another number whenever workers of another kind came or went, or items came back. Units: seconds;
+    profile seconds.
     """
 
     now_s: float
@@ -85,6 +109,7 @@ class DispatchView(msgspec.Struct, frozen=True):
     costs: LeastCosts
     idle_share: float
     boldness: float
+    account: ShareAccount
     shares: Mapping[str, Mapping[str, float]]
     revision: int
 
@@ -119,6 +144,15 @@ class Choice(msgspec.Struct, frozen=True):
     shares: tuple[Share, ...]
     latency_s: float
     saved_s: float = 0.0
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """No batch for the free worker, though it could take one: what waits is for others, until a time at the latest.
+
+    Units: ``until_s`` in seconds, absolute.
+    """
+
+    until_s: float
 
 
 class QueueView(msgspec.Struct, frozen=True):
@@ -158,7 +192,7 @@ class Policy:
         """Return the key of the modality sets it would ever use for a job with these modalities."""
         return plans.allowed(available)
 
-    def choose(self, view: DispatchView) -> Choice | None:
+    def choose(self, view: DispatchView) -> Choice | Wait | None:
         """Return the next batch, led by the first waiting job; None if that job cannot be held any more."""
         raise NotImplementedError
 

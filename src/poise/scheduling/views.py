@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from poise.planning.service_model import ServiceModel
 from poise.scheduling.arrival_rate import Arrivals
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.boldness import Boldness
 from poise.scheduling.queue import Waiting
+from poise.scheduling.shares import ShareAccount
 from poise.scheduling.view import DispatchView, QueueView, WorkerState
 from poise.scheduling.waiting_room import WaitingRoom
-from poise.scheduling.worker_pool import WorkerPool
 
 
 class Views:
-    """Makes the views of one scheduler. ``saved_s`` and ``shares`` change: see ``DispatchView``."""
+    """Makes the views of one scheduler. ``saved_s`` changes: see ``DispatchView``."""
 
     def __init__(
         self,
         model: ServiceModel,
         balances: dict[str, AccuracyBalance],
-        pool: WorkerPool,
         room: WaitingRoom,
         arrivals: Arrivals,
         boldness: Boldness,
+        account: ShareAccount,
     ) -> None:
         self._scope = model.service.guarantee.scope
         self._max_batch = model.service.scheduler.max_batch
         self._model = model
         self._balances = balances
-        self._pool = pool
+        self._pool = room.pool
         self._room = room
         self._arrivals = arrivals
         self._boldness = boldness
+        self._account = account
         self.saved_s = 0.0
-        self.shares: Mapping[str, Mapping[str, float]] = {}
 
     def dispatch(self, now_s: float, worker: WorkerState, entries: Sequence[Waiting]) -> DispatchView:
         """Return what a policy sees when a worker is free that may be given some waiting jobs."""
@@ -57,7 +57,8 @@ class Views:
             costs=self._pool.costs,
             idle_share=self._pool.idle_share,
             boldness=self._boldness.share,
-            shares=self.shares,
+            account=self._account,
+            shares=self._account.shares,
             revision=self._room.revision,
         )
 
@@ -70,6 +71,6 @@ class Views:
             model=self._model,
             scope=self._scope,
             costs=self._pool.costs,
-            shares=self.shares,
+            shares=self._account.shares,
             revision=self._room.revision,
         )

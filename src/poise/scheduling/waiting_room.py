@@ -17,7 +17,7 @@ class WaitingRoom:
     """
 
     def __init__(self, pool: WorkerPool, *, by_arrival: bool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._kinds = pool.kinds
         self.queue = DeadlineQueue(by_arrival=by_arrival)
         self.stranded = DeadlineQueue()
@@ -26,20 +26,20 @@ class WaitingRoom:
     @property
     def revision(self) -> int:
         """Another number whenever workers of another kind came or went, or items came back."""
-        return self._pool.kinds + self._returns
+        return self.pool.kinds + self._returns
 
     def __len__(self) -> int:
         return len(self.queue) + len(self.stranded)
 
     def insert(self, entry: Waiting) -> None:
         """Let a job wait in its place."""
-        if self._pool.all and not self._pool.answered_by_any(entry):
+        if self.pool.all and not self.pool.answered_by_any(entry):
             entry.reserved = 0.0
             entry.stranded = True
             self.stranded.insert(entry)
         else:
             entry.stranded = False
-            entry.particular = not self._pool.answered_by_all(entry)
+            entry.particular = not self.pool.answered_by_all(entry)
             self.queue.insert(entry)
 
     def remove(self, entry: Waiting) -> None:
@@ -56,19 +56,19 @@ class WaitingRoom:
 
     def sort_out(self) -> None:
         """Set aside what nobody can answer any more, and take back what somebody can, where workers changed."""
-        if self._kinds == self._pool.kinds or not self._pool.all:
+        if self._kinds == self.pool.kinds or not self.pool.all:
             return
-        self._kinds = self._pool.kinds
+        self._kinds = self.pool.kinds
         for entry in [*self.queue.entries, *self.stranded.entries]:
-            answerable = self._pool.answered_by_any(entry)
-            particular = answerable and not self._pool.answered_by_all(entry)
+            answerable = self.pool.answered_by_any(entry)
+            particular = answerable and not self.pool.answered_by_all(entry)
             if answerable == entry.stranded or particular != entry.particular:
                 self.remove(entry)
                 self.insert(entry)
 
     def entries_for(self, worker: WorkerState, passed_over: set[int]) -> list[Waiting]:
         """Return the waiting jobs that a worker may be given: the queue itself where that is all of them."""
-        queue, pool = self.queue, self._pool
+        queue, pool = self.queue, self.pool
         if not passed_over and (not queue.particular or pool.answers_most(worker)):
             return queue.entries
         return [e for e in queue.entries if e.job.id not in passed_over and pool.can_answer(worker, e)]

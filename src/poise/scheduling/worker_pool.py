@@ -47,6 +47,8 @@ class WorkerPool:
         self.all: tuple[WorkerState, ...] = ()
         self.idle = 0
         self.alike = True
+        self.variants: frozenset[str] = frozenset()
+        """Those that ``all`` hold between them."""
         self.kinds = 0
         """Counts the times at which what the workers hold between them became another."""
         self.costs = LeastCosts(policy.reach, ())
@@ -236,6 +238,7 @@ class WorkerPool:
         self.kinds += 1
         self.alike = len(self._counts) <= 1
         self._reach.clear()
+        self.variants = frozenset(name for worker in self.all for name in worker.stages)
         if self._counts:
             held = frozenset().union(*self._counts)
             costs = self._known_costs.get(held)
