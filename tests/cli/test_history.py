@@ -119,3 +119,4 @@ def test_workers_in_few_words():
         Workers(variants=("c",), count=1, threads=4, service="s"),
     )
     assert words_of(workers) == "2 × a+b, 1 × s: c (4 threads)"
+    assert words_of((Workers(variants=("a", "b", "c", "d"), count=1),)) == "1 × a+…+d (4 variants)"

@@ -22,6 +22,8 @@ from poise.files.history import HistoryReader, KeptDecision, KeptSecond, WorkerC
 
 MINUTE_S = 60
 LEAST_WIDTH = 140
+MOST_NAMES = 3
+"""Larger resident sets are named by their first and last variant."""
 AT_ONCE_S = 0.1
 BEFORE_S = 5.0
 AFTER_S = 120.0
@@ -253,8 +255,14 @@ def words_of(workers: Iterable[Workers]) -> str:
             more.append(f"≤ {1e3 * each.batch_cap_s:.4g} ms")
         service = f"{each.service}: " if each.service else ""
         told = f" ({', '.join(more)})" if more else ""
-        words.append(f"{each.count} × {service}{'+'.join(each.variants)}{told}")
+        words.append(f"{each.count} × {service}{_set_of(each.variants)}{told}")
     return ", ".join(words) or "none"
+
+
+def _set_of(variants: Sequence[str]) -> str:
+    if len(variants) <= MOST_NAMES:
+        return "+".join(variants)
+    return f"{variants[0]}+…+{variants[-1]} ({len(variants)} variants)"
 
 
 def time_of(epoch_s: float) -> str:

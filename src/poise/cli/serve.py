@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
 from poise.cli.allocate_rates import rates_of
 from poise.cli.console import err, error_line, out, warning_line
@@ -141,9 +142,13 @@ def adapting_of(
                 expected="an adapter: static keeps the allocation as it stands",
             )
         return None
-    cores = _cores(opened, cores or first.service.budget.cores)
+    given = _cores(opened, cores or first.service.budget.cores)
     served = [
-        Served(each.folder.service, each.profile, rates_of(each.folder) if policy == "poise" else None)
+        Served(
+            replace(each.folder.service, budget=replace(each.folder.service.budget, cores=given)),
+            each.profile,
+            rates_of(each.folder) if policy == "poise" else None,
+        )
         for each in opened
     ]
     several = len(opened) > 1
@@ -153,9 +158,9 @@ def adapting_of(
     }
 
     def make(past: Mapping[str, RateHistory]) -> AdapterCore:
-        return make_adapter(served, policy, forecasters, cores=cores, past=past)
+        return make_adapter(served, policy, forecasters, cores=given, past=past)
 
-    return Adapting(make, first_workers(served, policy, cores), history or history_path(first.file))
+    return Adapting(make, first_workers(served, policy, given), history or history_path(first.file))
 
 
 def _cores(opened: Sequence[Opened], budget: int) -> int:

@@ -395,4 +395,4 @@ class Cell:
             "idle": max(0, len(self._active) - len(self._batches)),
             **self.keeper.states(),
         }
-        return CellGauges(workers, len(self._jobs), self.label)
+        return CellGauges(workers, len(self._jobs), self._scheduler.deviations, self.label)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -117,18 +118,24 @@ class CellMetrics(Collector):
         for state, count in gauges.workers.items():
             workers.add_metric([state], count)
         yield workers
+        deviations = CounterMetricFamily(
+            "poise_share_deviations",
+            "Items that a deadline gave to a variant beyond its share of the plan.",
+            labels=["slo_class"],
+        )
+        for slo_class, items in gauges.deviations.items():
+            deviations.add_metric([slo_class], items)
+        yield deviations
         yield GaugeMetricFamily("poise_queue_jobs", "Jobs accepted and not yet answered.", gauges.queue_jobs)
 
 
-class CellGauges:
+class CellGauges(NamedTuple):
     """What a cell holds right now."""
 
-    __slots__ = ("label", "queue_jobs", "workers")
-
-    def __init__(self, workers: dict[str, int], queue_jobs: int, label: Callable[[int], str]) -> None:
-        self.workers = workers
-        self.queue_jobs = queue_jobs
-        self.label = label
+    workers: Mapping[str, int]
+    queue_jobs: int
+    deviations: Mapping[str, int]
+    label: Callable[[int], str]
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
