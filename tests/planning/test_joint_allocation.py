@@ -14,7 +14,7 @@ from poise.domain.allocation import Allocation, Workers
 from poise.domain.service import Device
 from poise.planning.joint_allocation import JointSolution, allocate_jointly, loaded_s, solve_jointly
 from poise.planning.joint_oracle import best_of_all, rate_of
-from poise.planning.joint_pools import Pools, pools_of
+from poise.planning.joint_pools import Pools
 from poise.planning.joint_problem import JointProblem, Kind, LoadClass, Option
 
 
@@ -124,7 +124,7 @@ def check(problem: JointProblem, found: JointSolution) -> None:
         own = [flow for flow in found.flows if flow.slo_class == q]
         answered = sum(flow.rps for flow in own)
         if each.weight * each.load_rps > 0:
-            assert answered + shed[each.name] == pytest.approx(each.load_rps, abs=1e-6)
+            assert answered + shed[each.name] == pytest.approx(each.load_rps, abs=5e-6)
         gained = sum(flow.rps * problem.kinds[flow.kind].options[flow.option].accuracy for flow in own)
         if each.scope == "class":
             assert gained >= each.floor * answered - 1e-5
@@ -145,7 +145,7 @@ def check(problem: JointProblem, found: JointSolution) -> None:
             * problem.kinds[flow.kind].options[flow.option].accuracy
             for flow in found.flows
         )
-        assert found.accuracy == pytest.approx(mean / problem.value, abs=1e-6)
+        assert found.accuracy == pytest.approx(mean / problem.value, abs=5e-6)
     assert found.objective == pytest.approx(
         problem.alpha * found.accuracy - problem.beta * found.resource - problem.gamma * found.loading,
         abs=1e-9,
@@ -170,7 +170,7 @@ def test_e4_is_exact_on_random_problems_of_every_sort() -> None:
         check(problem, found)
         best = best_of_all(problem)
         if problem.value > 0:
-            assert shed_share(problem, found) == pytest.approx(best.shed, abs=1e-6)
+            assert shed_share(problem, found) == pytest.approx(best.shed, abs=5e-6)
         assert found.objective == pytest.approx(best.objective, abs=5e-6), problem
         sorts.update(sorts_of(problem, found))
     wanted = {
@@ -212,7 +212,7 @@ def sorts_of(problem: JointProblem, found: JointSolution) -> set[str]:
         sorts.add("accelerator")
     if any(each.front_end_s and each.load_rps for each in problem.classes):
         sorts.add("front end")
-    if not all(pools_of(problem.kinds, problem.classes).rising):
+    if not Pools(problem.kinds, problem.classes).rising.all():
         sorts.add("rates that fall")
     freed = {
         "memory-bound": msgspec.structs.replace(problem, memory_bytes=inf),
@@ -240,19 +240,19 @@ def test_leaving_out_what_no_optimum_needs_changes_no_optimum() -> None:
     smaller = 0
     for _ in range(150):
         problem = random_problem(rng)
-        whole = pools_of(problem.kinds, problem.classes, hulls=False)
-        cut = pools_of(problem.kinds, problem.classes)
+        whole = Pools(problem.kinds, problem.classes, hulls=False)
+        cut = Pools(problem.kinds, problem.classes)
         smaller += _size(cut) < _size(whole)
         every, few = solve_jointly(problem, pools=whole), solve_jointly(problem, pools=cut)
         assert every is not None
         assert few is not None
-        assert few.objective == pytest.approx(every.objective, abs=1e-6)
-        assert shed_share(problem, few) == pytest.approx(shed_share(problem, every), abs=1e-6)
+        assert few.objective == pytest.approx(every.objective, abs=5e-6)
+        assert shed_share(problem, few) == pytest.approx(shed_share(problem, every), abs=5e-6)
     assert smaller >= 60
 
 
 def _size(pools: Pools) -> int:
-    return sum(len(choices) for pool in pools.pools for choices in pool.choices)
+    return len(pools.accuracy)
 
 
 SMALL = Option(variant="small", accuracy=0.7, rates={"c": (10.0,)})

@@ -15,18 +15,23 @@ accurate the better. A class that has no load while others have some has no say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from math import inf
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from poise.domain.allocation import Allocation, Terms, Workers
-from poise.planning.joint_pools import ACCURACY_TOLERANCE, Pools, pools_of
-from poise.planning.joint_problem import JointProblem, Residence
-from poise.planning.milp import Programme, Solved, Status
+from poise.planning.joint_model import Counts, Loads, Model
+from poise.planning.joint_pools import Pools
+from poise.planning.joint_problem import JointProblem, Residence, residence_of
+from poise.planning.milp import Solved, Status
 
 SHED_TOLERANCE = 1e-9
+LEAST_GAIN = 1e-9
+"""A level is not tried for less."""
+COUNT_TOLERANCE = 1e-9
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -109,262 +114,226 @@ def solve_jointly(
     pools: Pools | None = None,
 ) -> JointSolution | None:
     """Return the solution; ``pools`` are those of the problem's kinds and classes, if they were worked out before."""
-    model = _Model(problem, pools_of(problem.kinds, problem.classes) if pools is None else pools)
-    model.shed_at_most(0.0)
-    spent_s = 0.0
-    solved = model.best(time_limit_s, gap, start)
-    spent_s += solved.solve_s
-    if not solved.found and solved.status in ("infeasible", "time_limit"):
-        least = model.least_shed(max(0.0, time_limit_s - spent_s), gap)
-        spent_s += least.solve_s
-        if not least.found:
-            return None
-        model.shed_at_most(max(0.0, -least.objective))
-        solved = model.best(max(0.0, time_limit_s - spent_s), gap, start)
-        spent_s += solved.solve_s
-        if not solved.found:
-            solved = least
-        if "time_limit" in (solved.status, least.status) or solved is least:
-            solved = msgspec.structs.replace(solved, status="time_limit", gap=max(solved.gap, least.gap))
-    if not solved.found:
-        return None
-    return model.solution(solved, spent_s)
+    made = Pools(problem.kinds, problem.classes) if pools is None else pools
+    return _Search(problem, made, time_limit_s, gap, start).run()
 
 
-class _Model:
-    """The programme of a problem. Flows are shares of their class's load."""
+class _Search:
+    """Tries each load time that an allocation may have at most, level by level; used once.
 
-    def __init__(self, problem: JointProblem, pools: Pools) -> None:
-        self.problem = problem
-        self.pools = pools
-        self.programme = Programme()
-        self.idle = problem.value <= 0
-        self.loads = [1.0 if self.idle else each.load_rps for each in problem.classes]
-        value = [each.weight * load for each, load in zip(problem.classes, self.loads, strict=True)]
-        self.value = [v / sum(value) if sum(value) else 0.0 for v in value]
-        self.most = [problem.most_workers(kind) for kind in problem.kinds]
-        self.costs: dict[int, float] = {}
-        self.counts: list[dict[int, list[tuple[int, int]]]] = []
-        """[cell][kind]: (column, workers for each of it)."""
-        self.flows: list[tuple[int, int, int, int, int]] = []
-        """(column, pool, cell, class, option)."""
-        self.shed = [self.programme.column(upper=1.0) if v > 0 else -1 for v in self.value]
-        for cell in range(problem.cells):
-            self._cell(cell)
-        self._classes()
-        self._loading()
-        self._alike()
-        self._shed_row: tuple[list[tuple[int, float]], float] = ([], 0.0)
+    Within a level LC is not in the objective, so that kinds which others make needless there are left out. The
+    highest level comes first: it says what must be shed, and no other one is better by more than what it saves of LC.
+    What is loaded already is a level of its own, 0.
+    """
 
-    def _cell(self, cell: int) -> None:
-        problem, programme = self.problem, self.programme
-        whole = problem.cores * problem.cells
-        self.counts.append({})
-        cores: list[tuple[int, float]] = []
-        memory: list[tuple[int, float]] = []
-        devices: dict[str, list[tuple[int, float]]] = {}
-        groups: dict[str, list[tuple[int, float]]] = {}
-        for at, pool in enumerate(self.pools.pools):
-            kind, most = problem.kinds[pool.kind], self.most[pool.kind]
-            if pool.least > most:
-                continue
-            columns = self._count(pool.kind, pool.least, pool.most, most)
-            self.counts[cell].setdefault(pool.kind, []).extend(columns)
-            self._flow(at, cell, columns, cores)
-            for column, each in columns:
-                self.costs[column] = -problem.beta * kind.cores * each / whole if whole else 0.0
-                cores.append((column, float(kind.cores * each)))
-                if problem.memory_bytes < inf and kind.memory_bytes:
-                    memory.append((column, kind.memory_bytes * each / problem.memory_bytes))
-                if kind.device != "cpu":
-                    devices.setdefault(kind.device, []).append((column, float(each)))
-                if kind.group is not None:
-                    groups.setdefault(kind.group, []).append((column, float(each)))
-        programme.row(cores, upper=float(problem.cores))
-        if memory:
-            programme.row(memory, upper=1.0)
-        for device, terms in devices.items():
-            programme.row(terms, upper=float(problem.accelerators.get(device, 0)))
-        for terms in groups.values():
-            programme.row(terms, upper=1.0)
-        for kind_at, columns in self.counts[cell].items():
-            if len(columns) > 1 and not self.pools.rising[kind_at]:
-                used = [(self._used[column], 1.0) for column, _ in columns]
-                programme.row(used, upper=1.0)
-
-    _used: dict[int, int]
-
-    def _count(self, kind: int, least: int, most: int | None, fit: int) -> list[tuple[int, int]]:
-        """Add the count of a pool's workers: a whole number that is 0 or within its range."""
-        programme = self.programme
-        if "_used" not in self.__dict__:
-            self._used = {}
-        rising = self.pools.rising[kind]
-        upper = fit if most is None or rising else min(most, fit)
-        if upper == least:
-            column = programme.column(upper=1.0, whole=True)
-            self._used[column] = column
-            return [(column, least)]
-        column = programme.column(upper=float(upper), whole=True)
-        if least > 1 or not rising:
-            used = programme.column(upper=1.0, whole=True)
-            programme.row([(column, 1.0), (used, -float(upper))], upper=0.0)
-            programme.row([(column, 1.0), (used, -float(least))], lower=0.0)
-            self._used[column] = used
-        return [(column, 1)]
-
-    def _flow(
-        self, at: int, cell: int, columns: list[tuple[int, int]], cores: list[tuple[int, float]]
+    def __init__(
+        self, problem: JointProblem, pools: Pools, time_limit_s: float, gap: float, start: tuple[Workers, ...]
     ) -> None:
-        problem, programme, pool = self.problem, self.programme, self.pools.pools[at]
-        workers = [(column, -float(each)) for column, each in columns]
-        taken: list[tuple[int, float]] = []
-        for q, choices in enumerate(pool.choices):
-            if self.value[q] <= 0:
-                continue
-            each, load = problem.classes[q], self.loads[q]
-            own: list[tuple[int, float]] = []
-            for choice in choices:
-                column = programme.column(upper=1.0)
-                self.costs[column] = problem.alpha * self.value[q] * choice.accuracy
-                self.flows.append((column, at, cell, q, choice.option))
-                own.append((column, 1.0))
-                taken.append((column, load / choice.rate_rps))
-                if each.front_end_s and not self.idle:
-                    cores.append((column, each.front_end_s * load))
-            if self.idle:
-                programme.row([*own, *workers], upper=0.0)
-        if not self.idle:
-            programme.row([*taken, *workers], upper=0.0)
+        self._problem = problem
+        self._pools = pools
+        self._left_s = time_limit_s
+        self._gap = gap
+        self._loads = Loads(problem)
+        self._start = counts_of(problem, start) if start else None
+        self._most = useful_counts(problem, pools, self._loads)
+        self._load_s = np.array([kind.load_s for kind in problem.kinds])
+        self._resident = residents(problem)
+        self._replaces = pools.needless(memory_binds(problem))
+        homes = {home: at for at, home in enumerate({kind.residence for kind in problem.kinds})}
+        home = np.array([homes[kind.residence] for kind in problem.kinds], dtype=np.int64)
+        self._within_home = self._replaces & (home[:, None] == home)
+        self._price = problem.gamma / problem.load_unit_s
+        self._best: JointSolution | None = None
+        self._upper = -inf
+        self._spent_s = 0.0
+        self._timed_out = False
 
-    def _classes(self) -> None:
-        programme, problem = self.programme, self.problem
-        served: list[list[tuple[int, float]]] = [[] for _ in problem.classes]
-        above: list[list[tuple[int, float]]] = [[] for _ in problem.classes]
-        for column, at, _, q, option in self.flows:
-            kind = problem.kinds[self.pools.pools[at].kind]
-            served[q].append((column, 1.0))
-            margin = kind.options[option].accuracy - problem.classes[q].floor + ACCURACY_TOLERANCE
-            above[q].append((column, margin))
-        for q, each in enumerate(problem.classes):
-            if self.value[q] <= 0:
-                continue
-            programme.row([*served[q], (self.shed[q], 1.0)], lower=1.0, upper=1.0)
-            if each.scope == "class" and any(margin < 0 for _, margin in above[q]):
-                programme.row(above[q], lower=0.0)
-
-    def _loading(self) -> None:
-        """LC as a ladder: a step for each load time; who loads for longer has climbed all steps below."""
-        problem, programme = self.problem, self.programme
-        if not problem.gamma:
-            return
-        resident = problem.resident()
-        homes: dict[tuple[Residence, int], list[int]] = {}
-        for cell, kinds in enumerate(self.counts):
-            for at in kinds:
-                homes.setdefault((problem.kinds[at].residence, cell), []).append(at)
-        times = sorted({kind.load_s for kind in problem.kinds if kind.load_s > 0})
-        steps = {time_s: programme.column(upper=1.0, whole=True) for time_s in times}
-        below = 0.0
-        for time_s, step in steps.items():
-            self.costs[step] = -problem.gamma * (time_s - below) / problem.load_unit_s
-            below = time_s
-        for low, high in pairwise(times):
-            programme.row([(steps[low], 1.0), (steps[high], -1.0)], lower=0.0)
-        for (home, cell), kinds_there in homes.items():
-            time_s = max(problem.kinds[at].load_s for at in kinds_there)
-            there = resident.get((home, cell), 0)
-            most = sum(self.most[at] for at in kinds_there)
-            if time_s <= 0 or there >= most:
-                continue
-            terms = [(column, float(n)) for at in kinds_there for column, n in self.counts[cell][at]]
-            programme.row([*terms, (steps[time_s], -float(most - there))], upper=float(there))
-
-    def _alike(self) -> None:
-        """Cells alike, with nothing loaded, are interchangeable: earlier ones have no fewer workers."""
-        if self.problem.cells == 1 or self.problem.running or self.problem.standby:
-            return
-        totals = [
-            [(column, float(n)) for columns in kinds.values() for column, n in columns]
-            for kinds in self.counts
-        ]
-        for one, next_one in pairwise(totals):
-            self.programme.row([*one, *((column, -n) for column, n in next_one)], lower=0.0)
-
-    def shed_at_most(self, share: float) -> None:
-        """Bound Σ weight·shed, as a share of Σ weight·load."""
-        slack = SHED_TOLERANCE * share
-        for q, column in enumerate(self.shed):
-            if column >= 0:
-                most = 0.0 if share <= 0 else min(1.0, (share + slack) / self.value[q])
-                self.programme.bound(column, upper=most)
-        if share > 0:
-            terms = [(column, v) for column, v in zip(self.shed, self.value, strict=True) if column >= 0]
-            self.programme.row(terms, upper=share + slack)
-
-    def least_shed(self, time_limit_s: float, gap: float) -> Solved:
-        """Minimise Σ weight·shed: the objective is its negative."""
-        for column in self.shed:
-            if column >= 0:
-                self.programme.bound(column, upper=1.0)
-        self.programme.price(
-            {column: -v for column, v in zip(self.shed, self.value, strict=True) if column >= 0}
+    def run(self) -> JointSolution | None:
+        """Return the best over all levels."""
+        times = sorted({float(time_s) for time_s in self._load_s if time_s > 0}) if self._price else []
+        top = times[-1] if times else inf
+        most_shed = self._highest(top)
+        if self._best is None:
+            return None
+        bound = self._upper
+        self._upper -= self._price * top if times else 0.0
+        if times and (self._resident.any() or most_shed > 1 - SHED_TOLERANCE):
+            self._between([0.0], most_shed, bound)
+        self._between(times[:-1], most_shed, bound)
+        best = self._best.objective
+        distance = max(0.0, self._upper - best) / max(abs(best), 1e-9)
+        return msgspec.structs.replace(
+            self._best,
+            status="time_limit" if self._timed_out else "optimal",
+            gap=distance if distance > max(self._gap, 1e-6) or self._timed_out else min(distance, self._gap),
+            solve_s=self._spent_s,
         )
-        return self.programme.solve(time_limit_s=time_limit_s, gap=gap)
 
-    def best(self, time_limit_s: float, gap: float, start: tuple[Workers, ...]) -> Solved:
-        """Maximise what is wanted, within what may be shed."""
-        self.programme.price(self.costs)
-        return self.programme.solve(time_limit_s=time_limit_s, gap=gap)
+    def _highest(self, level: float) -> float:
+        """Solve the level without bounds on loading; return what must be shed, as a share."""
+        model = self._model(level)
+        solved = self._spend(model.best(0.0, self._left_s, self._gap, start=self._start))
+        most_shed = 0.0
+        if not solved.found and solved.status in ("infeasible", "time_limit"):
+            least = self._spend(model.least_shed(self._left_s, self._gap))
+            if not least.found:
+                return most_shed
+            self._adopt(model, least)
+            most_shed = max(0.0, -least.objective) * (1 + SHED_TOLERANCE) + SHED_TOLERANCE
+            solved = self._spend(model.best(most_shed, self._left_s, self._gap, start=self._start))
+        self._upper = solved.bound if solved.status in ("optimal", "time_limit") else inf
+        if solved.found:
+            self._best = None
+            self._adopt(model, solved)
+        return most_shed
 
-    def solution(self, solved: Solved, solve_s: float) -> JointSolution:
-        """Round what was found and reckon its terms anew."""
-        problem, values = self.problem, solved.values
-        counts = tuple(
-            tuple(
-                sum(round(values[column]) * n for column, n in kinds.get(at, ()))
-                for at in range(len(problem.kinds))
+    def _between(self, levels: Sequence[float], most_shed: float, bound: float) -> None:
+        """Look for something better among rising levels, of which none is worth more than a bound, without LC.
+
+        The highest one has all that the others have; if nothing in it is good enough for the lowest, none has.
+        """
+        left = list(levels)
+        while left and self._best is not None:
+            level, worth = left[-1], self._best.objective
+            bound = min(bound, self._most_at(level, most_shed))
+            least = worth + max(LEAST_GAIN, self._gap * abs(worth))
+            left = [each for each in left if bound - self._price * each > least]
+            if not left:
+                return
+            model = self._model(level)
+            above = least + self._price * left[0]
+            solved = self._spend(
+                model.best(most_shed, self._left_s, self._gap, above=above, start=self._start)
             )
-            for kinds in self.counts
-        )
-        shares = [0.0] * len(problem.classes)
-        kept: list[tuple[float, int, int, int, int]] = []
-        for column, at, cell, q, option in self.flows:
-            kind = self.pools.pools[at].kind
-            if values[column] > SHED_TOLERANCE and counts[cell][kind]:
-                kept.append((values[column], kind, cell, q, option))
-                shares[q] += values[column]
-        shed = [0.0 if column < 0 else min(1.0, max(0.0, values[column])) for column in self.shed]
-        shed = [each if each > 1e-9 else 0.0 for each in shed]
-        scale = [(1 - gone) / share if share else 0.0 for gone, share in zip(shed, shares, strict=True)]
-        flows, accuracy = [], 0.0
-        for share, kind, cell, q, option in kept:
-            scaled = share * scale[q]
-            accuracy += self.value[q] * scaled * problem.kinds[kind].options[option].accuracy
-            flows.append(Flow(kind, cell, q, option, scaled * problem.classes[q].load_rps))
+            if solved.status == "time_limit":
+                self._upper = max(self._upper, bound - self._price * left[0])
+            if not solved.found:
+                return
+            self._adopt(model, solved)
+            bound = min(bound, solved.bound)
+            self._upper = max(self._upper, bound - self._price * level)
+            left = [each for each in left if each < level]
+
+    def _model(self, level: float) -> Model:
+        free = self._load_s <= level
+        limited = np.where(free[:, None], -1, self._resident)
+        needless = (self._replaces & free[:, None]).any(axis=0) | self._within_home.any(axis=0)
+        return Model(self._problem, self._pools, self._loads, np.where(needless, 0, self._most), limited)
+
+    def _most_at(self, level: float, most_shed: float) -> float:
+        """No allocation of a level is worth more than this, without LC: each class at its best, on fewest cores."""
+        problem, pools, loads = self._problem, self._pools, self._loads
+        there = (self._load_s <= level) | self._resident.any(axis=1)
+        own = there[pools.kind[pools.pool]]
+        accuracy = np.zeros(len(loads.value))
+        np.maximum.at(accuracy, pools.slo_class[own], pools.accuracy[own])
+        worth = problem.alpha * float(loads.value @ accuracy)
         whole = problem.cores * problem.cells
-        used = sum(
-            count * kind.cores
-            for of_cell in counts
-            for count, kind in zip(of_cell, problem.kinds, strict=True)
+        if most_shed <= 0 and whole and not loads.idle:
+            cores = np.array([kind.cores for kind in problem.kinds])[pools.kind[pools.pool[own]]]
+            fastest = np.full(len(loads.value), inf)
+            np.minimum.at(fastest, pools.slo_class[own], pools.item_s[own] * cores)
+            asked = loads.value > 0
+            worth -= problem.beta * float(loads.load[asked] @ fastest[asked]) / whole if problem.beta else 0.0
+        return worth
+
+    def _spend(self, solved: Solved) -> Solved:
+        self._spent_s += solved.solve_s
+        self._left_s = max(0.0, self._left_s - solved.solve_s)
+        self._timed_out |= solved.status == "time_limit"
+        return solved
+
+    def _adopt(self, model: Model, solved: Solved) -> None:
+        """Take a solution if it is the best so far; its terms are reckoned anew."""
+        problem, pools = self._problem, self._pools
+        counts = model.counts(solved)
+        shed, shares = model.shares(solved)
+        flows, accuracy = [], 0.0
+        for cell, choice, share in shares:
+            q = int(pools.slo_class[choice])
+            accuracy += float(self._loads.value[q] * pools.accuracy[choice]) * share
+            kind, option = int(pools.kind[pools.pool[choice]]), int(pools.option[choice])
+            flows.append(Flow(kind, cell, q, option, share * problem.classes[q].load_rps))
+        cores = sum(
+            count * kind.cores for own in counts for count, kind in zip(own, problem.kinds, strict=True)
         )
-        resource = used / whole if whole else 0.0
-        loading = self._loaded_s(counts) / problem.load_unit_s
-        return JointSolution(
+        resource = cores / (problem.cores * problem.cells) if problem.cores else 0.0
+        loading = loaded_s(problem, counts) / problem.load_unit_s
+        objective = problem.alpha * accuracy - problem.beta * resource - problem.gamma * loading
+        if self._best is not None and objective <= self._best.objective:
+            return
+        self._best = JointSolution(
             counts=counts,
             flows=tuple(flows),
-            shed_rps=tuple(gone * each.load_rps for gone, each in zip(shed, problem.classes, strict=True)),
-            objective=problem.alpha * accuracy - problem.beta * resource - problem.gamma * loading,
+            shed_rps=tuple(
+                gone * each.load_rps for gone, each in zip(shed.tolist(), problem.classes, strict=True)
+            ),
+            objective=objective,
             accuracy=accuracy,
             resource=resource,
             loading=loading,
             status=solved.status,
             gap=solved.gap,
-            solve_s=solve_s,
+            solve_s=solved.solve_s,
         )
 
-    def _loaded_s(self, counts: tuple[tuple[int, ...], ...]) -> float:
-        return loaded_s(self.problem, counts)
+
+def counts_of(problem: JointProblem, workers: tuple[Workers, ...]) -> Counts:
+    """Return how many of some workers are of which kind, [cell][kind]; those of no kind are left out."""
+    known = {(*kind.residence, kind.batch_cap_s): at for at, kind in enumerate(problem.kinds)}
+    found = [[0] * len(problem.kinds) for _ in range(problem.cells)]
+    for each in workers:
+        at = known.get((*residence_of(each), each.batch_cap_s))
+        if at is not None and each.cell < problem.cells:
+            found[each.cell][at] += each.count
+    return tuple(tuple(own) for own in found)
+
+
+def residents(problem: JointProblem) -> NDArray[np.int64]:
+    """Return how many workers have the resident set of each kind loaded, [kind, cell]."""
+    resident = problem.resident()
+    return np.array(
+        [
+            [resident.get((kind.residence, cell), 0) for cell in range(problem.cells)]
+            for kind in problem.kinds
+        ],
+        dtype=np.int64,
+    ).reshape(len(problem.kinds), problem.cells)
+
+
+def useful_counts(problem: JointProblem, pools: Pools, loads: Loads) -> NDArray[np.int64]:
+    """Return, of each kind, how many workers of it fit into a cell and could be of any use.
+
+    No more than carry all the load by their slowest choices, in a pool whose best choices no larger one exceeds:
+    whatever more of them answer, these do as accurately.
+    """
+    found = np.zeros(len(problem.kinds), dtype=np.int64)
+    ahead = pools.best_accuracy.copy()
+    for at in range(len(pools) - 2, -1, -1):
+        if pools.kind[at] == pools.kind[at + 1]:
+            np.maximum(ahead[at], ahead[at + 1], out=ahead[at])
+    final: NDArray[np.bool_] = np.all(pools.best_accuracy >= ahead, axis=1)
+    need = pools.slowest_s @ (loads.load * (loads.value > 0))
+    enough = np.maximum(pools.least, 1 if loads.idle else np.ceil(need - COUNT_TOLERANCE).astype(np.int64))
+    for at in range(len(pools) - 1, -1, -1):
+        if final[at] and enough[at] <= pools.most[at]:
+            found[pools.kind[at]] = enough[at]
+    fit = [problem.most_workers(kind) for kind in problem.kinds]
+    return np.minimum(found, np.array(fit, dtype=np.int64))
+
+
+def memory_binds(problem: JointProblem) -> bool:
+    """Whether workers that fit the cores and accelerators might not fit the memory."""
+    if problem.memory_bytes == inf:
+        return False
+    most: dict[str, float] = {}
+    for kind in problem.kinds:
+        if kind.device == "cpu":
+            each = kind.memory_bytes / kind.cores * problem.cores if kind.cores else inf
+        else:
+            each = kind.memory_bytes * problem.accelerators.get(kind.device, 0)
+        most[kind.device] = max(most.get(kind.device, 0.0), each)
+    return sum(most.values()) > problem.memory_bytes
 
 
 def loaded_s(problem: JointProblem, counts: tuple[tuple[int, ...], ...]) -> float:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 import msgspec
+import numpy as np
 
 from poise.domain.allocation import Allocation, Workers
 from poise.domain.profile import Profile
 from poise.domain.rate_table import RateTable
 from poise.domain.service import Service
 from poise.planning.joint_allocation import JointSolution, solve_jointly
-from poise.planning.joint_pools import Pools, pools_of
+from poise.planning.joint_pools import Pools
 from poise.planning.joint_problem import JointProblem, Kind, LoadClass, residence_of
 from poise.planning.milp import Programme
 from poise.planning.worker_kinds import KindMaker
@@ -187,7 +188,7 @@ class JointPlanner:
                         if kind.options:
                             kinds.setdefault((*kind.residence, cap_s), kind)
             listed = tuple(kinds.values())
-            found = self._known[key] = _Known(listed, pools_of(listed, classes))
+            found = self._known[key] = _Known(listed, Pools(listed, classes))
         return found
 
     def _keys_of(self, maker: KindMaker, names: Sequence[str]) -> tuple[str, ...]:
@@ -202,7 +203,7 @@ def _most_carried(problem: JointProblem, workers: Sequence[Workers]) -> float:
     """Return the largest factor on the loads that some workers carry: a linear programme."""
     programme = Programme()
     scale = programme.column(1.0)
-    pools = pools_of(problem.kinds, problem.classes)
+    pools = Pools(problem.kinds, problem.classes)
     rows: list[list[tuple[int, float]]] = [[(scale, -each.load_rps)] for each in problem.classes]
     above: list[list[tuple[int, float]]] = [[] for _ in problem.classes]
     counted: dict[tuple[object, ...], int] = {}
@@ -216,18 +217,17 @@ def _most_carried(problem: JointProblem, workers: Sequence[Workers]) -> float:
         counted[key] = counted.get(key, 0) + each.count
     cells = sorted({each.cell for each in workers})
     for cell in cells:
-        for pool in pools.pools:
-            kind = problem.kinds[pool.kind]
+        for pool in range(len(pools)):
+            kind = problem.kinds[pools.kind[pool]]
             count = counted.get((*kind.residence, kind.batch_cap_s, cell), 0)
-            if count < pool.least or (pool.most is not None and count > pool.most):
+            if not pools.least[pool] <= count <= pools.most[pool]:
                 continue
             taken: list[tuple[int, float]] = []
-            for q, choices in enumerate(pool.choices):
-                for choice in choices:
-                    column = programme.column()
-                    rows[q].append((column, 1.0))
-                    above[q].append((column, choice.accuracy - problem.classes[q].floor + 1e-9))
-                    taken.append((column, 1.0 / choice.rate_rps))
+            for choice in np.flatnonzero(pools.pool == pool).tolist():
+                column, q = programme.column(), int(pools.slo_class[choice])
+                rows[q].append((column, 1.0))
+                above[q].append((column, float(pools.accuracy[choice]) - problem.classes[q].floor + 1e-9))
+                taken.append((column, float(pools.item_s[choice])))
             programme.row(taken, upper=float(count))
     for q, each_class in enumerate(problem.classes):
         programme.row(rows[q], lower=0.0, upper=0.0)

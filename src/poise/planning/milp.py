@@ -9,15 +9,30 @@ from typing import Literal
 import highspy
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float64]
+_Integers = NDArray[np.int64]
 
 Status = Literal["optimal", "time_limit", "infeasible", "failed"]
+
+FEW_WHOLE = 200
+AT_ONCE: tuple[tuple[str, str | bool | float], ...] = (
+    ("presolve", "off"),
+    ("mip_detect_symmetry", False),
+    ("mip_heuristic_effort", 0.0),
+    ("mip_heuristic_run_feasibility_jump", False),
+    ("mip_heuristic_run_root_reduced_cost", False),
+    ("mip_heuristic_run_rens", False),
+    ("mip_heuristic_run_rins", False),
+)
 
 
 class Solved(msgspec.Struct, frozen=True):
     """What a solver found. Units: ``solve_s`` in seconds.
 
-    ``values`` has one entry for each column, and is empty where there is no solution. ``gap``: how far, at most, the
-    objective lies below the best possible one, as a share of it.
+    ``values`` has one entry for each column, and none where there is no solution; ``objective`` is then -inf.
+    ``bound``: no objective is higher; ``gap``: how far, at most, the objective lies below it, as a share of it.
     """
 
     status: Status
@@ -25,11 +40,12 @@ class Solved(msgspec.Struct, frozen=True):
     values: tuple[float, ...]
     gap: float
     solve_s: float
+    bound: float = inf
 
     @property
     def found(self) -> bool:
         """Whether there is a solution, proven best or not."""
-        return bool(self.values)
+        return self.objective > -inf
 
 
 class Programme:
@@ -66,9 +82,38 @@ class Programme:
         self._row_lower.append(lower)
         self._row_upper.append(upper)
 
+    def columns(self, costs: _Floats, uppers: _Floats, *, whole: bool = False) -> int:
+        """Add variables that are not negative; return the number of the first one."""
+        first = len(self._cost)
+        self._cost.extend(costs.tolist())
+        self._upper.extend(uppers.tolist())
+        self._lower.extend([0.0] * len(costs))
+        self._whole.extend([whole] * len(costs))
+        return first
+
+    def rows(
+        self, rows: _Integers, columns: _Integers, factors: _Floats, *, lower: _Floats, upper: _Floats
+    ) -> None:
+        """Add constraints. Term *t* is of row ``rows[t]``, counted from the first one added here.
+
+        Shapes: [term], [term], [term], [row], [row].
+        """
+        order = np.argsort(rows, kind="stable")
+        ends = np.cumsum(np.bincount(rows, minlength=len(lower))) + len(self._columns)
+        self._columns.extend(columns[order].tolist())
+        self._factors.extend(factors[order].tolist())
+        self._starts.extend(ends.tolist())
+        self._row_lower.extend(lower.tolist())
+        self._row_upper.extend(upper.tolist())
+
     def bound(self, column: int, *, upper: float) -> None:
         """Replace a variable's upper bound."""
         self._upper[column] = upper
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """The objective's factor of each column."""
+        return tuple(self._cost)
 
     def price(self, costs: Mapping[int, float]) -> None:
         """Replace the objective."""
@@ -77,15 +122,28 @@ class Programme:
     def solve(
         self, *, time_limit_s: float = inf, gap: float = 0.0, start: Mapping[int, float] | None = None
     ) -> Solved:
-        """Solve it, from a start if one is known. A solver's failure is a status, not an exception."""
+        """Solve it, from a start if one is known. A solver's failure is a status, not an exception.
+
+        Programmes of few whole columns are branched on at once: presolving them and looking for solutions by
+        heuristics takes longer than finding the best one.
+        """
+        if not self._cost:
+            held = all(low <= 0 <= up for low, up in zip(self._row_lower, self._row_upper, strict=True))
+            return (
+                Solved("optimal", 0.0, (), 0.0, 0.0, 0.0)
+                if held
+                else Solved("infeasible", -inf, (), inf, 0.0)
+            )
         highs = highspy.Highs()  # type: ignore[no-untyped-call]
-        for option, value in (
+        always: tuple[tuple[str, bool | int | float], ...] = (
             ("output_flag", False),
             ("threads", 1),
             ("random_seed", 1),
             ("mip_rel_gap", gap),
             ("mip_abs_gap", 1e-9),
-        ):
+        )
+        chosen = (*always, *AT_ONCE) if sum(self._whole) <= FEW_WHOLE else always
+        for option, value in chosen:
             highs.setOptionValue(option, value)
         if time_limit_s < inf:
             highs.setOptionValue("time_limit", time_limit_s)
@@ -128,5 +186,7 @@ class Programme:
         if status in ("infeasible", "failed") or not feasible:
             return Solved(status, -inf, (), inf, solve_s)
         values = tuple(highs.getSolution().col_value)
-        gap = float(info.mip_gap) if any(self._whole) else 0.0
-        return Solved(status, float(info.objective_function_value), values, gap, solve_s)
+        objective = float(info.objective_function_value)
+        if not any(self._whole):
+            return Solved(status, objective, values, 0.0, solve_s, objective)
+        return Solved(status, objective, values, float(info.mip_gap), solve_s, float(info.mip_dual_bound))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from poise.domain.modalities import label_of
@@ -43,38 +44,41 @@ def profiled_threads(variant: VariantProfile, device: Device) -> frozenset[int]:
 def resident_sets(
     memory_bytes: Mapping[str, int], budget_bytes: float, most_workers: int
 ) -> tuple[tuple[str, ...], ...]:
-    """Return the resident sets worth having: single variants, and maximal ones of each share of the memory.
+    """Return the resident sets worth having: maximal ones of a share of the memory, and single variants.
 
-    With *w* workers of equal size each has 1/w of it. Where every maximal set of that share would be too many (more
-    than a few dozen), only those that a greedy pass finds that begins with each variant in turn.
+    The shares are those of as many workers as there can be, half as many, a quarter, and so on to one. Of many
+    variants not every maximal set is taken, but those of a greedy pass that begins with each variant in turn.
+    Where all variants fit as many workers as there can be, that is the only set: others would save nothing but
+    time to load, once, and could do less ever after.
     """
+    if sum(memory_bytes.values()) * most_workers <= budget_bytes:
+        return (tuple(memory_bytes),) if memory_bytes else ()
     names = list(memory_bytes)
     found: dict[frozenset[str], None] = {}
-    seen: set[frozenset[frozenset[str]]] = set()
-    for workers in range(1, max(1, most_workers) + 1):
+    workers = max(1, most_workers)
+    while True:
         share = budget_bytes / workers
         fitting = [name for name in names if memory_bytes[name] <= share]
-        if not fitting:
-            break
         maximal = _maximal_sets(fitting, memory_bytes, share)
-        if maximal in seen:
-            continue
-        seen.add(maximal)
         found.update(dict.fromkeys(sorted(maximal, key=lambda s: [names.index(n) for n in names if n in s])))
+        if workers == 1 or (len(fitting) == len(names) and len(maximal) == 1):
+            break
+        workers = -(-workers // 2)
     found.update((frozenset((name,)), None) for name in names if memory_bytes[name] <= budget_bytes)
     return tuple(tuple(name for name in names if name in each) for each in found)
 
 
-MOST_VARIANTS_ALL_SETS = 6
+FEW_VARIANTS = 6
+"""Of so many every subset is looked at."""
 
 
 def _maximal_sets(
     names: Sequence[str], memory_bytes: Mapping[str, int], share: float
 ) -> frozenset[frozenset[str]]:
     if sum(memory_bytes[name] for name in names) <= share:
-        return frozenset((frozenset(names),))
+        return frozenset((frozenset(names),)) if names else frozenset()
     sets: set[frozenset[str]] = set()
-    if len(names) <= MOST_VARIANTS_ALL_SETS:
+    if len(names) <= FEW_VARIANTS:
         for mask in range(1, 1 << len(names)):
             members = frozenset(name for at, name in enumerate(names) if mask >> at & 1)
             if sum(memory_bytes[name] for name in members) <= share:
@@ -281,8 +285,20 @@ class KindMaker:
 
 
 def _per_worker(points: Sequence[CapacityPoint], breakpoints: Sequence[int]) -> tuple[float, ...]:
-    """Return the rate of each of n workers, at the largest n measured that is not above; 0 below the first."""
-    rps = {point.cores: point.rps / point.cores for point in points}
-    return tuple(
-        rps[max(known)] if (known := [n for n in rps if n <= count]) else 0.0 for count in breakpoints
-    )
+    """Return the rate of each of n workers, at the largest n measured that is not above; 0 below the first.
+
+    Rates that fall as workers are added are averaged with those before (the closest rates that do not fall, least
+    squares, each point weighing as its cores): one pool of workers can do what several can, so that they fall is
+    noise, and an optimum over noise would be workers in groups of just those sizes where it was kind.
+    """
+    runs: list[tuple[float, int, int]] = []  # (rps, cores, points) of points that share a rate
+    ordered = sorted(points, key=lambda point: point.cores)
+    for point in ordered:
+        rps, cores, count = point.rps, point.cores, 1
+        while runs and runs[-1][0] / runs[-1][1] >= rps / cores:
+            before = runs.pop()
+            rps, cores, count = rps + before[0], cores + before[1], count + before[2]
+        runs.append((rps, cores, count))
+    rates = [rps / cores for rps, cores, count in runs for _ in range(count)]
+    measured = [point.cores for point in ordered]
+    return tuple(rates[at - 1] if (at := bisect_right(measured, count)) else 0.0 for count in breakpoints)
