@@ -33,13 +33,14 @@ class AdapterMetrics(Collector):
         """Count a decision."""
         self._decisions[decision.reason, decision.outcome] += 1
         self._planned_rps = dict(decision.planned_rps)
-        if decision.outcome != "failed":
-            self._planned_s = time.monotonic()
 
     def solved(self, event: AllocationSolved) -> None:
         """Count an answer of the solver."""
         self._solve_s.observe(event.solve_s)
-        self._solver_failures += event.allocation is None
+        if event.allocation is None:
+            self._solver_failures += 1
+        else:
+            self._planned_s = time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family; prometheus-client calls this."""
@@ -64,6 +65,6 @@ class AdapterMetrics(Collector):
         if self._planned_s is not None:
             yield GaugeMetricFamily(
                 "poise_plan_age_seconds",
-                "Since the running plan was last found good.",
+                "Since the solver last found a plan.",
                 time.monotonic() - self._planned_s,
             )
