@@ -45,9 +45,13 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "bursts": "scheduling.bursts",
         "held_live": "scheduling.held_live",
         "agreement": "scheduling.agreement",
+        "forecasting": "forecasting.twitter",
     }
 )
-"""Name -> module: ``measure(bench)`` runs it, ``grids(result)`` are its tables, ``Result`` is what it found."""
+"""Name -> module: ``measure(bench)`` runs it, ``grids(result)`` are its tables, ``Result`` is what it found.
+
+A module may have ``missing()``: why it cannot run here, or None.
+"""
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"scheduling": tuple(name for name, module in BENCHMARKS.items() if module.startswith("scheduling."))}
 )
@@ -121,6 +125,10 @@ def module_of(name: str) -> ModuleType | None:
 def run_one(name: str, module: ModuleType, bench: Bench) -> None:
     """Run one benchmark, print its tables and write its file."""
     out.rule(name)
+    lacking = module.missing() if hasattr(module, "missing") else None
+    if lacking is not None:
+        print(f"{name}: left out: {lacking}", file=sys.stderr)
+        return
     bench.begin(name)
     start = time.perf_counter()
     result = module.measure(bench)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from enum import StrEnum
@@ -76,10 +77,11 @@ def train_forecaster(
         raise ConfigError(
             "an lstm forecasts the next minute", field="--horizon", expected="it with seasonal only"
         )
-    if not to.parent.is_dir():
-        raise ConfigError(
-            f"there is no folder {str(to.parent)!r}", field="--out", expected="a file in a folder"
-        )
+    if not to.parent.is_dir() or to.is_dir():
+        what = f"{str(to)!r} is a folder" if to.is_dir() else f"there is no folder {str(to.parent)!r}"
+        raise ConfigError(what, field="--out", expected="a file to write")
+    if not math.isfinite(begins_at_s):
+        raise ConfigError(f"got {begins_at_s}", field="--begins-at-s", expected="a number of seconds")
     history = _history(trace, from_s, duration_s, begins_at_s, gaps)
     horizons_s = sorted(set(horizon or HORIZONS_S)) if kind is Kind.SEASONAL else [60]
     observed_s = int(np.count_nonzero(~np.isnan(history.rates)))
@@ -123,12 +125,12 @@ def _seasonal(history: RateHistory, horizons_s: Sequence[int], seed: int, source
             field="--horizon",
             expected=f"1 to {LONGEST_HORIZON_S} seconds",
         )
-    model = train_seasonal(history, horizons_s, seed)
+    model = train_seasonal(history, horizons_s, seed=seed)
     if model is None:
         raise ConfigError(
             f"{len(history.rates):,} s of load are too little to train on",
             file=source,
-            expected="an hour or more",
+            expected="four hours or more",
         )
     return encode_seasonal(model)
 

@@ -43,7 +43,7 @@ class Forecast(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def point_forecast(name: str, horizon_s: float, rate: float) -> Forecast:
-    """Return a forecast that is one number: it stands at level ½ and claims nothing beyond it."""
+    """Return a forecast that is one number: it stands at level ½, since it claims no other."""
     return Forecast(horizon_s=horizon_s, levels=(0.5,), rates=(rate,), forecaster=name)
 
 

@@ -28,4 +28,5 @@ class Ewma:
         if len(maxima) == 0:
             return point_forecast(self.name, horizon_s, 0.0)
         weights = (1 - 2 / (SPAN + 1)) ** np.arange(len(maxima) - 1, -1, -1)
-        return point_forecast(self.name, horizon_s, float(weights @ maxima / weights.sum()))
+        mean = float(weights @ maxima / weights.sum())
+        return point_forecast(self.name, horizon_s, min(mean, float(maxima.max())))  # rounding may lift it

@@ -1,7 +1,8 @@
 """What a history looks like just before a forecast: the features of ``seasonal``.
 
-All but the clock are free of scale: rates are divided by the *base*, the mean of the last observed minute. A feature is
-NaN where what it is made of was not observed. Nothing at or after the forecast's time is read.
+All but the base and the clock are free of scale: rates are divided by the *base*, the mean of the last minute. A
+feature is NaN where what it is made of was not observed. Nothing at or after the forecast's time is read. A *spread* is
+the variance over the squared mean, by which bursts differ from Poisson arrivals at the same base.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FEATURES = (
     "base",
     *(f"mean of {s} s" for s in MEANS_S),
     *(f"maximum of {s} s" for s in MAXIMA_S),
-    *(f"variance to mean of {s} s" for s in SPREADS_S),
+    *(f"spread of {s} s" for s in SPREADS_S),
     *(f"slope of {s} s" for s in SLOPES_S),
     *(f"maximum {k} minutes ago" for k in range(1, MINUTES)),
     *(f"rise {s} s ago" for s in LAGS_S),
@@ -39,6 +40,10 @@ FEATURES = (
     "second of the minute",
 )
 """Their names, in order. A model says which it was trained on."""
+PERIOD_S = np.array(
+    [0.0] * (len(FEATURES) - 2 * len(LAGS_S) - 3) + [*LAGS_S, *LAGS_S] + [3_600.0, 86_400.0, 60.0]
+)
+"""What repeats itself, of each feature; 0 where nothing has to. Who has not seen it twice cannot learn from it."""
 
 Columns = NDArray[np.float64]
 
@@ -83,7 +88,7 @@ def _of_recent(relative: Columns) -> list[Rates]:
     for s in SPREADS_S:
         mean = _over(sums[:, s - 1], counts[:, s - 1])
         variance = np.maximum(_over(squares[:, s - 1], counts[:, s - 1]) - mean**2, 0.0)
-        columns.append(_over(variance, mean))
+        columns.append(_over(variance, mean**2))
     for s in SLOPES_S:
         before = _over(sums[:, 2 * s - 1] - sums[:, s - 1], counts[:, 2 * s - 1] - counts[:, s - 1])
         columns.append(_over(sums[:, s - 1], counts[:, s - 1]) - before)

@@ -2,7 +2,8 @@
 
 The older six sevenths of the history fit the trees, the newest seventh calibrates them: moments that the trees have
 not seen, and the most recent ones there are. Features of a moment are of the seconds before it; between the two parts
-lies a horizon, so that no target of the one reaches into the other.
+lies a horizon, so that no target of the one reaches into the other. Features of what repeats itself are left out where
+the history does not hold two rounds of it: trees would take the minute of a first day for a trend.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 from poise.errors import ConfigError
 from poise.forecasting.base import LEVELS, RateHistory, Rates
 from poise.forecasting.conformal import conformal_quantiles
-from poise.forecasting.features import FEATURES, RECENT_S, Columns, features
+from poise.forecasting.features import FEATURES, PERIOD_S, RECENT_S, Columns, features
 from poise.forecasting.seasonal import LEAST_RATIO, HorizonModel, SeasonalModel
 from poise.forecasting.trees import Trees
 from poise.forecasting.windows import cleaned, window_maxima
 
 CALIBRATION_FRAC = 1 / 7
 MOST_ROWS, MOST_CALIBRATION_ROWS = 60_000, 20_000
+LEAST_HISTORY_S = 4 * 3600
+"""Calibration on less than half an hour is worth little: its moments are not independent."""
 LEAST_ROWS = 2_000
 LEAST_CALIBRATION_ROWS = 200
 LONGEST_HORIZON_S = 600
@@ -44,10 +47,12 @@ PARAMETERS = {
 }
 
 
-def train_seasonal(history: RateHistory, horizons_s: Sequence[int], seed: int = 1) -> SeasonalModel | None:
+def train_seasonal(
+    history: RateHistory, horizons_s: Sequence[int], *, seed: int = 1, rounds: int = ROUNDS
+) -> SeasonalModel | None:
     """Return a model of the horizons, whole seconds; None where the history is too short for any of it.
 
-    About four seconds a level and horizon on one thread for two weeks of history.
+    ``rounds`` is how many trees each level has. Two weeks of history take some 20 s a horizon on one thread.
 
     Raises:
         ConfigError: LightGBM cannot be imported.
@@ -62,7 +67,7 @@ def train_seasonal(history: RateHistory, horizons_s: Sequence[int], seed: int = 
     rates = cleaned(history.rates)
     models = []
     for seconds in horizons:
-        found = _train(lightgbm, rates, history.end_s, seconds, seed)
+        found = _train(lightgbm, rates, history.end_s, seconds, seed, rounds)
         if found is None:
             return None
         models.append(found)
@@ -83,9 +88,11 @@ def _lightgbm() -> Any:
     return lightgbm
 
 
-def _train(lightgbm: Any, rates: Rates, end_s: float, seconds: int, seed: int) -> HorizonModel | None:
+def _train(
+    lightgbm: Any, rates: Rates, end_s: float, seconds: int, seed: int, rounds: int
+) -> HorizonModel | None:
     n = len(rates)
-    if n < RECENT_S + 2 * seconds:
+    if n < LEAST_HISTORY_S:
         return None
     came = window_maxima(rates, seconds)
     rng = np.random.default_rng([seed, seconds])
@@ -93,6 +100,7 @@ def _train(lightgbm: Any, rates: Rates, end_s: float, seconds: int, seed: int) -
     fitted = _moments(came, RECENT_S, cut - seconds, MOST_ROWS, rng)
     calibrating = _moments(came, cut, n - seconds + 1, MOST_CALIBRATION_ROWS, rng)
     columns, bases = _rows(rates, fitted, seconds, end_s)
+    columns[:, n < 2 * PERIOD_S] = np.nan
     usable = ~np.isnan(bases)
     columns, bases, targets = columns[usable], bases[usable], came[fitted][usable]
     others, other_bases = _rows(rates, calibrating, seconds, end_s)
@@ -104,7 +112,7 @@ def _train(lightgbm: Any, rates: Rates, end_s: float, seconds: int, seed: int) -
     for level in LEVELS:
         # A row weighs its base, so that errors count in requests per second and not in shares of a quiet minute's rate.
         data = lightgbm.Dataset(columns, targets / bases, weight=bases, free_raw_data=True)
-        booster = lightgbm.train(PARAMETERS | {"alpha": level, "seed": seed}, data, ROUNDS)
+        booster = lightgbm.train(PARAMETERS | {"alpha": level, "seed": seed}, data, rounds)
         of_levels.append(trees_of(booster))
         ratios.append(np.asarray(booster.predict(others, num_threads=1), np.float64))
     expected = np.sort(np.maximum(np.stack(ratios, axis=1), LEAST_RATIO), axis=1) * other_bases[:, None]

@@ -1,0 +1,1 @@
+"""How good the forecasters are, on a trace that nobody here recorded."""
