@@ -1,53 +1,104 @@
-"""``poise allocate``: which variants run on how many cores at a load, and what each of them answers."""
+"""``poise allocate``: which workers run at a load, and which variant answers how much of it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from poise.cli.allocate_jointly import allocate_together, show_together
+from poise.cli.allocate_loads import current_of, loads_of
 from poise.cli.console import out, print_json
 from poise.domain.allocation import Allocation, Terms, Workers
-from poise.domain.decoding import decode_json
 from poise.errors import ConfigError, WorkerError
 from poise.files import ServiceFolder, open_service
 from poise.planning.core_allocation import CoreAllocation, CoreProblem, allocate_cores
 from poise.planning.core_capacity import candidate_of
 
 MOST_CORES = 4096
+ADAPTERS = ("infadapter", "poise")
 
 
 def allocate(
-    service: Annotated[Path, typer.Argument(help="the service's folder or file")],
-    load: Annotated[float, typer.Option(help="the load to carry, requests/s", min=0.0, max=1e9)],
+    services: Annotated[
+        list[Path], typer.Argument(metavar="SERVICE...", help="services' folders or files, on one budget")
+    ],
+    load: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[[SERVICE/]CLASS=]RPS",
+            help="the load to carry: items/s (infadapter: requests/s) of the first class, or of one by name; again for "
+            "each. CLASS:MODALITIES is what of a class brings only some modalities (clip+speech)",
+        ),
+    ],
     cores: Annotated[str, typer.Option(help="how many cores; 'auto': the fewest that shed nothing")] = "",
     current: Annotated[
         Path | None, typer.Option(help="what runs now: a JSON file as --json prints it")
     ] = None,
-    adapter: Annotated[str, typer.Option(help="the allocation policy; infadapter, so far")] = "infadapter",
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="the allocation policy: infadapter (E3) or poise (E4); default: the service's adapter.policy "
+            "if it is one of them, else infadapter"
+        ),
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Choose variants, cores and shares of the load (E3, exact: InfAdapter's programme)."""
-    folder = open_service(service)
-    if adapter != "infadapter":
-        raise ConfigError(f"got {adapter!r}", field="--adapter", expected="infadapter")
-    if math.isnan(load):
-        raise ConfigError("got nan", field="--load", expected="a number of at least 0")
-    running = {} if current is None else _cores_of(_read(current), folder)
-    most = _cores(cores, folder)
+    """Choose workers, their variants and cores, and shares of the load (E3: InfAdapter's programme; E4: poise's)."""
+    folders = [open_service(path) for path in services]
+    named = {folder.service.service: folder.service for folder in folders}
+    if len(named) < len(folders):
+        raise ConfigError(f"got services {[f.service.service for f in folders]}", expected="each name once")
+    policy = _policy(adapter, folders)
+    loads = loads_of(load, named)
+    running = current_of(current, named)
+    most = _cores(cores, folders[0])
+    if policy == "poise":
+        together = allocate_together(folders, loads, most, MOST_CORES, running)
+        if json:
+            print_json(together)
+        else:
+            show_together(together, loads)
+        return
+    folder, carried = folders[0], _only_load(folders, loads)
+    before = _cores_of(running)
     found = (
-        _fewest(folder, load, running)
+        _fewest(folder, carried, before)
         if most is None
-        else _answer(allocate_cores(problem_of(folder, load, most, running)))
+        else _answer(allocate_cores(problem_of(folder, carried, most, before)))
     )
     if json:
         print_json(_as_printed(folder, found))
     else:
-        _show(folder, found, load)
+        _show(folder, found, carried)
+
+
+def _policy(given: str, folders: Sequence[ServiceFolder]) -> str:
+    """Return the policy asked for, or the first service's own."""
+    if given and given not in ADAPTERS:
+        raise ConfigError(f"got {given!r}", field="--adapter", expected=" or ".join(ADAPTERS))
+    own = folders[0].service.adapter.policy
+    policy = given or (own if own in ADAPTERS else ADAPTERS[0])
+    if policy == "infadapter" and len(folders) > 1:
+        raise ConfigError(
+            f"got {len(folders)} services", field="--adapter", expected="poise: infadapter knows one service"
+        )
+    return policy
+
+
+def _only_load(folders: Sequence[ServiceFolder], loads: Mapping[str, float]) -> float:
+    """Return the load of the first class: E3 knows no other."""
+    first = folders[0].service.default_class
+    if list(loads) != [first]:
+        raise ConfigError(
+            f"got loads of {sorted(loads)}",
+            field="--load",
+            expected=f"that of class {first!r} only, or --adapter poise: infadapter knows one class",
+        )
+    return loads[first]
 
 
 def problem_of(folder: ServiceFolder, load: float, cores: int, current: Mapping[str, int]) -> CoreProblem:
@@ -122,28 +173,12 @@ def _answer(found: CoreAllocation | None) -> CoreAllocation:
     return found
 
 
-def _read(path: Path) -> Allocation:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", file=str(path), expected="a file that --json printed"
-        ) from None
-    return decode_json(data, Allocation, str(path))
-
-
-def _cores_of(allocated: Allocation, folder: ServiceFolder) -> dict[str, int]:
+def _cores_of(workers: Sequence[Workers]) -> dict[str, int]:
     """Return the cores of each variant; of a worker with several variants, all have its cores."""
     found: dict[str, int] = {}
-    for workers in allocated.workers:
-        for name in workers.variants:
-            if name not in folder.service.variants:
-                raise ConfigError(
-                    f"got variant {name!r}",
-                    field="--current",
-                    expected=f"some of {sorted(folder.service.variants)}",
-                )
-            found[name] = found.get(name, 0) + workers.count * workers.threads
+    for each in workers:
+        for name in each.variants:
+            found[name] = found.get(name, 0) + each.count * each.threads
     return found
 
 

@@ -16,7 +16,7 @@ _Integers = NDArray[np.int64]
 
 Status = Literal["optimal", "time_limit", "infeasible", "failed"]
 
-FEW_WHOLE = 200
+FEW_WHOLE = 1000
 AT_ONCE: tuple[tuple[str, str | bool | float], ...] = (
     ("presolve", "off"),
     ("mip_detect_symmetry", False),
