@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ import psutil
 import pytest
 
 from poise.files import open_service
+from poise.serving import worker
 from poise.serving.arena import Arena, plan_layout
 from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Ready, Run, Start, Stop, pack_runs
 from poise.serving.process import WorkerProcess
-from poise.serving.worker import answer
+from poise.serving.worker import answer, at_idle_priority, may_leave_idle_priority
 
 from .conftest import MODALITY_INPUTS, TINY
 
@@ -206,3 +208,37 @@ def test_whatever_a_model_does_becomes_a_failed_batch(arena, outputs, words):
 
 def test_a_variant_that_is_not_resident_is_a_failed_batch(arena):
     assert isinstance(answer(Run(5, "other", pack_runs([(0, 1, 1)])), {}, arena), Failed)
+
+
+def test_loading_at_idle_priority_leaves_the_rest_of_the_process_alone():
+    assert at_idle_priority(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    with pytest.raises(ValueError, match="no model"):
+        at_idle_priority(lambda: (_ for _ in ()).throw(ValueError("no model")))
+
+
+def test_without_privileges_there_is_no_way_back_but_the_loading_thread_is_another():
+    child = os.fork()
+    if child == 0:
+        status = 9
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            back = may_leave_idle_priority()
+            loaded = at_idle_priority(lambda: os.sched_getscheduler(0)) == os.SCHED_IDLE
+            status = back + 2 * (loaded and os.sched_getscheduler(0) == os.SCHED_OTHER)
+        finally:
+            os._exit(status)
+    limit = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    allowed = limit >= 20 or limit == resource.RLIM_INFINITY
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2 + allowed
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_of_several_threads_loads_at_idle_priority_only_if_it_can_come_back(monkeypatch, threads):
+    """The rule, with the process's own parts taken away."""
+    monkeypatch.setattr(worker, "may_leave_idle_priority", lambda: False)
+    assert worker.loads_at_idle_priority(["", "", "", "0", "idle"], threads) == (threads == 1)
+    monkeypatch.setattr(worker, "may_leave_idle_priority", lambda: True)
+    assert worker.loads_at_idle_priority(["", "", "", "0", "idle"], threads)
+    assert not worker.loads_at_idle_priority(["", "", "", "0"], threads)

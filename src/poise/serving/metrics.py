@@ -123,8 +123,8 @@ class CellMetrics(Collector):
             "Items that a deadline gave to a variant beyond its share of the plan.",
             labels=["slo_class"],
         )
-        for slo_class, items in gauges.deviations.items():
-            deviations.add_metric([slo_class], items)
+        for slo_class, count in gauges.deviations.items():
+            deviations.add_metric([slo_class], count)
         yield deviations
         yield GaugeMetricFamily("poise_queue_jobs", "Jobs accepted and not yet answered.", gauges.queue_jobs)
 

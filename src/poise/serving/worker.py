@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     start = decode_start(read_memory_file(start_fd))
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(start.threads)
-    at_idle = arguments[4:] == ["idle"] and (start.threads == 1 or may_leave_idle_priority())
+    at_idle = loads_at_idle_priority(arguments, start.threads)
     runners, arena = (at_idle_priority if at_idle else _at_once)(
         lambda: _load(start, control, arena_fd, cores)
     )
@@ -72,6 +72,11 @@ def read_memory_file(fd: int) -> bytes:
     with open(fd, "rb") as file:
         file.seek(0)
         return file.read()
+
+
+def loads_at_idle_priority(arguments: list[str], threads: int) -> bool:
+    """Say whether a worker of so many threads is to load at idle priority, and may."""
+    return arguments[4:] == ["idle"] and (threads == 1 or may_leave_idle_priority())
 
 
 def at_idle_priority(call: Callable[[], T]) -> T:
