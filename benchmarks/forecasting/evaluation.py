@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import perf_counter
+from time import thread_time
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ class Moments(msgspec.Struct, frozen=True):
 
 
 class Forecasts(msgspec.Struct, frozen=True):
-    """A forecaster's answers at some moments. Shapes: ``rates`` [k, levels], ``took_s`` [k]. Units: jobs/s, seconds."""
+    """A forecaster's answers. Shapes: ``rates`` [k, levels], ``took_s`` [k]. Units: jobs/s, processor seconds."""
 
     levels: tuple[float, ...]
     rates: Array
@@ -86,9 +86,9 @@ def forecasts(forecaster: Forecaster, rates: Array, when: Moments) -> Forecasts:
     for at in when.at[:WARM_UP]:
         forecaster.forecast(RateHistory(rates[:at], float(at)), when.seconds)
     for at in when.at:
-        start = perf_counter()
+        start = thread_time()
         answers.append(forecaster.forecast(RateHistory(rates[:at], float(at)), when.seconds))
-        took_s.append(perf_counter() - start)
+        took_s.append(thread_time() - start)
     levels = max((answer.levels for answer in answers), key=len)
     rows = [np.interp(levels, answer.levels, answer.rates) for answer in answers]
     fell_back = float(np.mean([answer.forecaster != forecaster.name for answer in answers]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import lzma
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import msgspec
 import numpy as np
@@ -60,13 +60,13 @@ the minute, and 31 s apart all of them come up."""
 HEADROOM = 1.1
 LEVELS = (0.9, 0.95)
 SCALED, SCALED_LEVEL = "seasonal", 0.8
-"""One level of it times a factor, in place of other levels, is a trade-off too."""
+"""One level of it times a factor, in place of other levels, is a trade-off too. Chosen on the later days."""
 MINUTE_ONLY = ("ewma", "lstm")
 """These forecast a minute's maximum whatever the horizon: of no use for 1 and 5 s."""
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What a forecaster's answers cost. Units: seconds; ``fell_back``: the share that another one answered."""
+    """What a forecaster's answers cost. Units: seconds of processor time; ``fell_back``: another's share."""
 
     forecaster: str
     p50_s: float
@@ -87,7 +87,7 @@ class Horizon(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. ``train_s``: training ``seasonal`` for all horizons, on one thread; ``model_bytes``: its file."""
+    """All of it. ``train_s``: processor time to train ``seasonal`` for all horizons; ``model_bytes``: its file."""
 
     train_s: float
     model_bytes: int
@@ -112,9 +112,9 @@ def measure(bench: Bench) -> Result:
     bench.say(
         f"forecasting: training seasonal on {len(seen) / DAY_S:g} days for horizons of {list(STEP_S)} s"
     )
-    start = perf_counter()
+    start = process_time()
     model = train_seasonal(RateHistory(seen, float(begin)), list(STEP_S))
-    train_s = perf_counter() - start
+    train_s = process_time() - start
     if model is None:
         raise RuntimeError("the trace is too short to train on")
     known: dict[str, Forecaster] = {
@@ -212,11 +212,11 @@ def grids(result: Result) -> Iterator[Grid]:
         ],
     )
     yield Grid(
-        "What a forecast costs: median (p99), µs",
+        "What a forecast costs: median (p99), µs of processor time",
         ["forecaster", *(f"{h.seconds} s" for h in result.horizons), "answered by its fallback"],
         [_costs(name, result) for name in ("last-max", "ewma", "lstm", "burst", "seasonal")],
-        note=f"seasonal was trained in {result.train_s:.0f} s for its {len(result.horizons)} horizons, on one thread; "
-        f"its file has {result.model_bytes / 1e6:.1f} MB. ",
+        note=f"seasonal was trained in {result.train_s:.0f} s of processor time for {len(result.horizons)} horizons; "
+        f"its file has {result.model_bytes / 1e6:.1f} MB.",
     )
 
 

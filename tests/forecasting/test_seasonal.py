@@ -12,8 +12,16 @@ from tests.forecasting.conftest import ROUNDS, SPIKE_EVERY_S, SPIKE_S, spiky
 from poise.errors import ConfigError
 from poise.forecasting.base import LEVELS, RateHistory
 from poise.forecasting.burst import Burst
-from poise.forecasting.seasonal import Seasonal, SeasonalModel, decode_seasonal, encode_seasonal
+from poise.forecasting.features import FEATURES
+from poise.forecasting.seasonal import (
+    HorizonModel,
+    Seasonal,
+    SeasonalModel,
+    decode_seasonal,
+    encode_seasonal,
+)
 from poise.forecasting.seasonal_training import train_seasonal
+from poise.forecasting.trees import Trees
 
 
 def test_it_sees_a_spike_coming_that_burst_cannot(model: SeasonalModel) -> None:
@@ -145,3 +153,20 @@ def test_every_single_array_is_held_to_its_length(model: SeasonalModel) -> None:
             decode_seasonal(msgspec.json.encode(document), "load.json")
         trees[name] = kept
     assert decode_seasonal(msgspec.json.encode(document), "load.json") == model
+
+
+def test_quantiles_that_cross_are_put_in_order_before_their_factors() -> None:
+    def leaf(value: float) -> Trees:
+        return Trees(roots=(0,), feature=(-1,), value=(value,), right=(0,), nan_left=(0,))
+
+    horizon = HorizonModel(
+        seconds=10,
+        trees=tuple(map(leaf, (1.5, 1.2, -3.0, 2.0, 1.8))),
+        factors=(1.0, 1.0, 2.0, 1.0, 1.0),
+        trained=1,
+        calibrated=1,
+    )
+    crossing = SeasonalModel(features=FEATURES, levels=LEVELS, horizons=(horizon,), until_s=0.0, seed=1)
+    found = Seasonal(crossing).forecast(RateHistory(np.full(1000, 100.0), 0.0), 10)
+    # in order .01 (the least), 1.2, 1.5, 1.8, 2.0; times 1, 1, 2, 1, 1; never falling
+    assert found.rates == pytest.approx((1.0, 120.0, 300.0, 300.0, 300.0))
