@@ -1,15 +1,18 @@
 """Real workers that come and go under load: no job is lost, whatever dies meanwhile."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 import psutil
 import pytest
 
+from poise.adapting.adapter import Adapter
 from poise.adapting.commands import (
     ActivateWorker,
     Command,
@@ -26,14 +29,18 @@ from poise.adapting.events import (
     WorkerParked,
     WorkerStopped,
 )
-from poise.domain.allocation import Workers
+from poise.adapting.policy import AllocationPolicy, Situation, Solve, merged
+from poise.domain.adapter_settings import AdapterSettings
+from poise.domain.allocation import Allocation, Workers
 from poise.files import open_service
+from poise.forecasting.last_max import LastMax
 from poise.runtimes.cores import usable_cores
+from poise.serving import adaptation
 from poise.serving.adaptation import Adaptation
 from poise.serving.cell import Cell
 from poise.serving.chronicle import NoChronicle
 from poise.serving.codec import decode_infer
-from poise.serving.jobs import Answered, PendingJob
+from poise.serving.jobs import Answered, PendingJob, Refused
 from poise.serving.process import WorkerProcess
 
 from .conftest import DATATYPES, copy_tiny, json_request
@@ -332,3 +339,60 @@ def test_no_job_is_lost_in_twenty_reconfigurations_at_full_budget(live):
         assert refused == {}
 
     live(test)
+
+
+class Restless(AllocationPolicy):
+    """Wants other workers each time, always on both cores."""
+
+    name: ClassVar[str] = "restless"
+    keeps_standby: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        wanted = ((LATE, LATE), (LATE, WHOLE), (BOTH, BOTH), (WHOLE, BOTH), (WHOLE, WHOLE))
+        self._turns = itertools.cycle(Allocation(workers=merged(list(workers))) for workers in wanted)
+
+    def ask(self, situation: Situation) -> Solve:
+        found = next(self._turns)
+        return lambda: found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory_bytes", [10**12, 120_000_000], ids=["room", "no room for both"])
+def test_no_job_is_lost_in_twenty_plans_of_the_adapter(tmp_path, arrays, monkeypatch, memory_bytes):
+    """The adapter itself, on both cores, with and without the memory to load a worker beside those that answer."""
+    monkeypatch.setattr(adaptation, "BEAT_S", 0.2)
+    monkeypatch.setattr(adaptation, "LEAST_BEAT_S", 0.05)
+    folder = open_service(copy_tiny(tmp_path / "tiny"))
+    adapter = Adapter(
+        {"": folder.service},
+        AdapterSettings(policy="restless", interval_s=0.2),
+        Restless(),
+        {"": LastMax()},
+        cores=2,
+        memory_bytes=memory_bytes,
+        memory_of=lambda kind: 40_000_000,
+    )
+    request = msgspec.json.encode(json_request(arrays, tuple(DATATYPES), 2))
+
+    async def whole() -> None:
+        cell = Cell(folder, folder.load_profile(), arena_bytes=1 << 20)
+        driver = Adaptation(adapter, {"": cell}, usable_cores(), NoChronicle(), (LATE, LATE))
+        cell.keeper = driver
+        await cell.start()
+        outcomes: list[Answered | Refused] = []
+
+        async def load() -> None:
+            while driver.metrics._decisions["interval", "adopted"] < 20:
+                jobs = [cell.admit(decode_infer(request, None, cell.wire)) for _ in range(3)]
+                outcomes.extend([job if isinstance(job, Refused) else await job.outcome for job in jobs])
+
+        try:
+            await asyncio.gather(*(load() for _ in range(3)))
+        finally:
+            await cell.stop()
+        assert [outcome for outcome in outcomes if isinstance(outcome, Refused)] == []
+        assert len(outcomes) > 400
+        assert driver.metrics.faults == 0
+        assert adapter.failures == 0
+
+    asyncio.run(whole())

@@ -121,10 +121,11 @@ class Adaptation:
         self._events: deque[Event] = deque()
         self._pumping = False
         self._solving = Solving(self._solved)
-        self._solves = 0
         self._stopped = False
         self._started: asyncio.Future[None] | None = None
         self._failed_starts = 0
+        self._first: set[int] = set()  # asked for before any was in use
+        self._in_use = False
         self._beat: asyncio.TimerHandle | None = None
         self._carriers: dict[type, Callable[[Any], None]] = {
             SolveAllocation: self._solve,
@@ -140,7 +141,7 @@ class Adaptation:
     # The keeper's part
 
     async def start(self) -> None:
-        """Ask the adapter for the first workers; wait until they answer and no more are loading.
+        """Ask the adapter for the first workers; wait until they are there: one answers, and none is still loading.
 
         Every cell waits here; the first one begins.
 
@@ -260,11 +261,9 @@ class Adaptation:
         self._beat = asyncio.get_running_loop().call_later(wait_s, self._observe)
 
     def _solve(self, command: SolveAllocation) -> None:
-        self._solves += 1
         self._solving.begin(command.solve_id, command.solve, command.time_limit_s)
 
     def _solved(self, event: AllocationSolved) -> None:
-        self._solves -= 1
         self.metrics.solved(event)
         if event.trouble:
             log.warning("no new allocation: %s", event.trouble)
@@ -272,6 +271,8 @@ class Adaptation:
 
     def _load(self, command: LoadWorker) -> None:
         worker = self._workers[command.worker_id] = _Kept(command.kind)
+        if not self._in_use:
+            self._first.add(command.worker_id)
         self._changed(command.worker_id, worker, "loading")
         cores = self._cores_of(command.cores)
         try:
@@ -288,6 +289,7 @@ class Adaptation:
             return  # it is gone, and the adapter will have heard
         worker.state = "active"
         worker.kind = command.kind
+        self._in_use = True
         self._changed(command.worker_id, worker, "active")
         cores = self._cores_of(command.cores)
         self._cell_of(worker).activate_worker(command.worker_id, command.kind, cores)
@@ -346,11 +348,11 @@ class Adaptation:
         self._chronicle.changed(change)
 
     def _see_whether_started(self) -> None:
-        """Say that the first workers are there, once some answer, none is loading and nothing is being solved."""
-        if self._started is None or self._started.done() or self._events or self._solves:
+        """Say that the first workers are there: one is in use, and none of those asked for before it is loading."""
+        if self._started is None or self._started.done() or not self._in_use:
             return
-        states = {worker.state for worker in self._workers.values()}
-        if "active" in states and "loading" not in states:
+        first = [worker for worker_id, worker in self._workers.items() if worker_id in self._first]
+        if all(worker.state != "loading" for worker in first):
             self._started.set_result(None)
 
     def _give_up_start(self, problem: str) -> None:
