@@ -15,8 +15,8 @@ from poise.scheduling.arrival_rate import ShortDeadlines
 from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.commands import Refuse
 from poise.scheduling.costs import LeastCosts, Terms
+from poise.scheduling.fleet import Fleet
 from poise.scheduling.queue import DeadlineQueue, Waiting
-from poise.scheduling.view import WorkerState
 
 TOLERANCE = 1e-9
 WORTH_MORE, WORTH_MUCH_MORE = 1.05, 1.25
@@ -78,7 +78,7 @@ class Admission:
         self._balances = balances
 
     def judge(
-        self, job: Job, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState], costs: LeastCosts
+        self, job: Job, now_s: float, queue: DeadlineQueue, fleet: Fleet, costs: LeastCosts
     ) -> Taken | Refuse:
         """Return the job ready to be queued, or its refusal."""
         if len(queue) >= self._queue_jobs or queue.items + job.items > self._queue_items:
@@ -108,8 +108,8 @@ class Admission:
         planned_floor = min(floor, reachable)
         entry = self._entry(job, planned_floor, queue, costs.at(job.bucket), soft=soft, deficit=deficit)
         displaced: Sequence[Waiting] = ()
-        if self._by_deadline and not _in_time(entry, now_s, queue, workers, costs):
-            found = _to_displace(entry, now_s, queue, workers)
+        if self._by_deadline and not _in_time(entry, now_s, queue, fleet, costs):
+            found = _to_displace(entry, now_s, queue, fleet)
             if found is None:
                 return Refuse(
                     job.id,
@@ -153,9 +153,7 @@ class Admission:
         return Waiting(job, terms, cost, floor, job.items, weight, reserved)
 
 
-def _in_time(
-    entry: Waiting, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState], costs: LeastCosts
-) -> bool:
+def _in_time(entry: Waiting, now_s: float, queue: DeadlineQueue, fleet: Fleet, costs: LeastCosts) -> bool:
     """Whether a job can be held where it would stand, and all behind it that could be held without it."""
     job, size = entry.job, len(queue)
     at = queue.position(job)
@@ -165,12 +163,12 @@ def _in_time(
         ahead_s, ahead = float(queue.work_s[:at].sum()), queue.items * at // size
     first_s = queue.entries[0].job.deadline_s if at else job.deadline_s
     if not _has_room(
-        job.deadline_s, entry, ahead_s, ahead, now_s, workers, first_s, costs.beside(entry, queue.entries, at)
+        job.deadline_s, entry, ahead_s, ahead, now_s, fleet, first_s, costs.beside(entry, queue.entries, at)
     ):
         return False
     if at == size:
         return True
-    left = _room_s(queue.deadlines_s[at:], now_s, workers) - ahead_s - np.cumsum(queue.work_s[at:])
+    left = fleet.room_s(queue.deadlines_s[at:], now_s) - ahead_s - np.cumsum(queue.work_s[at:])
     left -= queue.tails_s[at:]
     held = left[left >= 0]
     return not len(held) or float(held.min()) >= entry.work_s
@@ -182,7 +180,7 @@ def _has_room(
     ahead_s: float,
     ahead: int,
     now_s: float,
-    workers: Sequence[WorkerState],
+    fleet: Fleet,
     first_s: float = -inf,
     beside: Terms | None = None,
 ) -> bool:
@@ -196,38 +194,20 @@ def _has_room(
     cost = beside or entry.cost
     last_s = cost.last_batch_s(items, ahead)
     shared_s = cost.shared_s(items + ahead)
-    capacity = room_s = 0.0
-    done_s = together_s = inf
-    for worker in workers:
-        calibration = worker.calibration
-        free_s = worker.free_at_s if worker.free_at_s > now_s else now_s
-        capacity += 1.0 / calibration.factor
-        done_s = min(done_s, free_s + last_s * calibration.factor + calibration.overhead_s)
-        together_s = min(together_s, free_s + shared_s * calibration.factor + calibration.overhead_s)
-        if free_s < deadline_s:
-            room_s += (deadline_s - free_s) / calibration.factor
+    done_s, together_s = fleet.first_ends_s(now_s, last_s, shared_s)
     if together_s <= min(first_s, deadline_s):
         return True
-    return done_s + ahead_s / capacity <= deadline_s and ahead_s + entry.work_s <= room_s
+    return done_s + ahead_s / fleet.capacity <= deadline_s and (
+        ahead_s + entry.work_s <= fleet.room_before_s(deadline_s, now_s)
+    )
 
 
-def _room_s(deadlines_s: _Floats, now_s: float, workers: Sequence[WorkerState]) -> _Floats:
-    """Return how much work the workers can do before each deadline. Units: profile seconds."""
-    room_s = np.zeros(len(deadlines_s))
-    for worker in workers:
-        free_s = max(worker.free_at_s, now_s)
-        room_s += np.maximum(deadlines_s - free_s, 0.0) / worker.calibration.factor
-    return room_s
-
-
-def _to_displace(
-    entry: Waiting, now_s: float, queue: DeadlineQueue, workers: Sequence[WorkerState]
-) -> list[Waiting] | None:
+def _to_displace(entry: Waiting, now_s: float, queue: DeadlineQueue, fleet: Fleet) -> list[Waiting] | None:
     """Return waiting jobs, worth no more than a newcomer together, without which it fits; None if there are none.
 
     First those of less weight, which then also bear the time kept free before deadlines; then any that need more time.
     """
-    if not len(queue) or not _has_room(entry.job.deadline_s, entry, 0.0, 0, now_s, workers):
+    if not len(queue) or not _has_room(entry.job.deadline_s, entry, 0.0, 0, now_s, fleet):
         return None
     weights = queue.weights
     worth = weights / np.maximum(queue.work_s, 1e-12)
@@ -236,7 +216,7 @@ def _to_displace(
     own = entry.weight / max(entry.work_s, 1e-12)
     for candidates, times, margin in ((lighter, WORTH_MORE, False), (worth, WORTH_MUCH_MORE, True)):
         if float(candidates.min()) <= own / times:
-            found = _make_room(entry, candidates, own / times, margin, now_s, queue, workers)
+            found = _make_room(entry, candidates, own / times, margin, now_s, queue, fleet)
             if found is not None:
                 return found
     return None
@@ -249,7 +229,7 @@ def _make_room(
     margin: bool,
     now_s: float,
     queue: DeadlineQueue,
-    workers: Sequence[WorkerState],
+    fleet: Fleet,
 ) -> list[Waiting] | None:
     """Return jobs worth at most ``limit`` for their time without which a newcomer fits; None if that is not enough.
 
@@ -257,7 +237,7 @@ def _make_room(
     entry for each waiting job.
     """
     at = queue.position(entry.job)
-    room_s = _room_s(queue.deadlines_s, now_s, workers) - queue.tails_s
+    room_s = fleet.room_s(queue.deadlines_s, now_s) - queue.tails_s
     work_s = queue.work_s.copy()
     held_before = room_s >= np.cumsum(work_s)
     chosen: list[int] = []
@@ -267,7 +247,7 @@ def _make_room(
         ahead_s = float(done_s[at - 1]) if at else 0.0
         ahead = max(0, queue.items * at // len(queue) - len(chosen)) if margin else 0
         fails = np.flatnonzero(held_before[at:] & (done_s[at:] + entry.work_s > room_s[at:]))
-        if not _has_room(entry.job.deadline_s, entry, ahead_s, ahead, now_s, workers):
+        if not _has_room(entry.job.deadline_s, entry, ahead_s, ahead, now_s, fleet):
             until = at
         elif len(fails):
             until = at + int(fails[0]) + 1

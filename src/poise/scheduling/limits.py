@@ -87,7 +87,7 @@ class Limits:
     def _share_horizons(self) -> None:
         """Work out the time of an item: the least over the horizons of the first job's class and longer ones."""
         view = self._view
-        capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
+        capacity = view.fleet.capacity
         deadlines_s = view.deadlines_s
         own_s = deadlines_s[view.entries[0].job.slo_class]
         least_horizon_s = HORIZON_ITEMS * self._dearest_s
@@ -112,14 +112,7 @@ class Limits:
         """Work out, for each place in the queue, the least slack of the jobs from there on at their cheapest plans."""
         view, queue = self._view, self._view.queue
         deadlines_s = queue.deadlines_s
-        room: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
-        for worker in view.workers:
-            free_s = max(worker.free_at_s, view.now_s)
-            each = np.maximum(deadlines_s - free_s, 0.0)
-            if worker.calibration.factor != 1.0:
-                each /= worker.calibration.factor
-            room = each if room is None else room + each
-        assert room is not None
+        room = view.fleet.room_s(deadlines_s, view.now_s)
         done = queue.work_s.cumsum()
         room -= done
         self._room_left = room
@@ -176,7 +169,7 @@ class Limits:
     def sustained_accuracy(self, rung: int = 0) -> float:
         """The accuracy that keeps up with arrivals of a rung, in batches as large as those that wait; -1: none does."""
         view = self._view
-        capacity = sum(1.0 / worker.calibration.factor for worker in view.workers)
+        capacity = view.fleet.capacity
         item_s = KEPT_UP * capacity / max(view.arrival_rate, 1e-9)
         batch_s = SUSTAINED_OF_SLO * view.shortest_slo_s / view.worker.calibration.factor
         accuracy, batch = view.costs.at(rung).sustained(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poise.domain.job import Job, RefusalReason
+from poise.planning.service_model import FLOOR_TOLERANCE
 from poise.scheduling.costs import Terms
 
 
@@ -64,6 +65,11 @@ class Waiting(msgspec.Struct, eq=False):
         """The least time that its waiting items cost, in efficient batches. Units: profile seconds."""
         return self.cost.work_s(self.waiting_items)
 
+    @property
+    def least_accuracy(self) -> float:
+        """What the highest accuracy of a worker's modes must reach for it to be given the job."""
+        return 0.0 if self.terms.soft else self.floor - FLOOR_TOLERANCE
+
     def take(self, count: int) -> list[tuple[int, int]]:
         """Take items to dispatch: lost ones first. Returns runs (first item, items)."""
         self.waiting_items -= count
@@ -106,7 +112,9 @@ class DeadlineQueue:
         self.reserved: dict[str, float] = {}
         """Credit that waiting jobs are planned to spend, by class."""
         self.particular = 0
-        """How many of the jobs are ``particular``."""
+        """How many of the jobs are ``particular``,"""
+        self.needs: dict[tuple[int, float], int] = {}
+        """and how many of those have the same modalities and need the same accuracy."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -166,7 +174,10 @@ class DeadlineQueue:
         if entry.reserved:
             name = entry.job.slo_class
             self.reserved[name] = self.reserved.get(name, 0.0) + entry.reserved
-        self.particular += entry.particular
+        if entry.particular:
+            need = (entry.job.available, entry.least_accuracy)
+            self.needs[need] = self.needs.get(need, 0) + 1
+            self.particular += 1
         entry.queued = True
 
     def remove(self, entry: Waiting) -> None:
@@ -230,7 +241,7 @@ class DeadlineQueue:
     def _cut_first(self, count: int) -> None:
         work_s = self._work[self._head : self._head + count].tolist()
         if self.particular:
-            self.particular -= sum([entry.particular for entry in self.entries[:count]])
+            self._fewer_particular(self.entries[:count])
         del self._keys[:count]
         del self.entries[:count]
         self._head += count
@@ -249,7 +260,7 @@ class DeadlineQueue:
         self._arrays[:, head + first : head + end] = self._arrays[:, [head + at for at in kept]]
         self._keys[:end] = [self._keys[at] for at in kept]
         self.entries[:end] = [self.entries[at] for at in kept]
-        self.particular -= sum([entry.particular for entry in entries])
+        self._fewer_particular(entries)
         self._head = head + first
         for work_s in works_s:
             self._left(work_s)
@@ -262,7 +273,7 @@ class DeadlineQueue:
         else:
             self._head += 1
         del self._keys[at]
-        self.particular -= self.entries.pop(at).particular
+        self._fewer_particular([self.entries.pop(at)])
         self._left(work_s)
 
     def _left(self, work_s: float) -> None:
@@ -270,3 +281,13 @@ class DeadlineQueue:
             self.total_work_s -= work_s
         else:
             self._head, self.total_work_s = 0, 0.0  # what rounding left over goes with the last job
+
+    def _fewer_particular(self, entries: Sequence[Waiting]) -> None:
+        for entry in entries:
+            if entry.particular:
+                need = (entry.job.available, entry.least_accuracy)
+                self.particular -= 1
+                if self.needs[need] == 1:
+                    del self.needs[need]
+                else:
+                    self.needs[need] -= 1

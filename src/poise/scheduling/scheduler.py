@@ -192,10 +192,10 @@ class Scheduler:
             return Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
         if not pool.all:
             return Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
-        found = self._admission.judge(job, now_s, self.queue, pool.all, pool.costs)
+        found = self._admission.judge(job, now_s, self.queue, pool.fleet, pool.costs)
         late = isinstance(found, Refuse) and found.reason is RefusalReason.DEADLINE_UNREACHABLE
         if late and pool.idle and pool.forget_stale(now_s):
-            found = self._admission.judge(job, now_s, self.queue, pool.all, pool.costs)
+            found = self._admission.judge(job, now_s, self.queue, pool.fleet, pool.costs)
         return found
 
     def _cancelled(self, event: JobCancelled) -> None:
@@ -261,7 +261,8 @@ class Scheduler:
             self._take_back(self.batches.pop(worker.batch_id), killed=True)
 
     def _failed(self, event: BatchFailed) -> None:
-        worker, batch = self._finished(event.batch_id, event.worker_id, event)
+        worker, batch = self._finished(event)
+        self._pool.release(worker, self._now_s)
         self._take_back(batch, killed=False)
         self._release(worker)
 
@@ -285,7 +286,8 @@ class Scheduler:
             elif entry.deaths + entry.failures >= MAX_TRIES:
                 self._doom(entry, RefusalReason.MODEL_FAILED, "the model failed on this job, twice")
 
-    def _finished(self, batch_id: int, worker_id: int, event: Event) -> tuple[WorkerState, RunningBatch]:
+    def _finished(self, event: BatchDone | BatchFailed) -> tuple[WorkerState, RunningBatch]:
+        batch_id, worker_id = event.batch_id, event.worker_id
         batch, worker = self.batches.get(batch_id), self.workers.get(worker_id)
         if batch is None or worker is None or worker.batch_id != batch_id:
             raise InternalError(
@@ -293,7 +295,6 @@ class Scheduler:
                 story=(repr(event), f"its batch is {None if worker is None else worker.batch_id}"),
             )
         del self.batches[batch_id]
-        self._pool.release(worker, self._now_s)
         return worker, batch
 
     def _release(self, worker: WorkerState) -> None:
@@ -302,9 +303,10 @@ class Scheduler:
             self._out.append(ReleaseWorker(worker.worker_id))
 
     def _done(self, event: BatchDone) -> None:
-        worker, batch = self._finished(event.batch_id, event.worker_id, event)
+        worker, batch = self._finished(event)
         if self.service.scheduler.calibrate:
             worker.measure(batch.plans.name, batch.counts(), batch.rungs, event, self._now_s)
+        self._pool.release(worker, self._now_s)
         if self._by_class:
             batch.settle_balances(self.balances)
         for entry in batch.complete():
@@ -336,40 +338,38 @@ class Scheduler:
         for worker in self._pool.idle_workers():
             if not self.queue.entries:
                 break
-            if worker.resident in without:
-                continue
-            if self.policy.binds:
-                choice = self.policy.choose(self._views.dispatch(self._now_s, worker, self.queue.entries))
-                if not isinstance(choice, Choice):
-                    without.add(worker.resident)
-                else:
-                    self._run(worker, choice)
-            else:
-                self._feed(worker, declined)
+            if worker.resident not in without and not self._feed(worker, declined):
+                without.add(worker.resident)
         return declined
 
-    def _feed(self, worker: WorkerState, declined: dict[int, tuple[Waiting, set[int]]]) -> None:
-        """Give an idle worker the next batch that its policy chooses, passing over a few jobs that it cannot hold."""
+    def _feed(self, worker: WorkerState, declined: dict[int, tuple[Waiting, set[int]]]) -> bool:
+        """Give an idle worker the next batch that its policy chooses, passing over a few jobs that it cannot hold.
+
+        Returns whether another worker that holds the same might be given one now.
+        """
         passed_over: set[int] = set()
-        while len(passed_over) <= MAX_PASSED_OVER and (
-            entries := self._room.entries_for(worker, passed_over)
-        ):
+        while len(passed_over) <= MAX_PASSED_OVER:
+            binds = self.policy.binds
+            entries = self.queue.entries if binds else self._room.entries_for(worker, passed_over)
+            if not entries:
+                return bool(passed_over)
             choice = self.policy.choose(self._views.dispatch(self._now_s, worker, entries))
+            if isinstance(choice, Choice):
+                self._run(worker, choice)
+                return True
             if isinstance(choice, Wait):
                 self._held_s = min(self._held_s, choice.until_s)
-                break
-            if choice is not None:
-                self._run(worker, choice)
-                break
+            if binds or choice is not None:
+                return False
             first = entries[0]
             passed_over.add(first.job.id)
             declined.setdefault(first.job.id, (first, set()))[1].add(worker.worker_id)
+        return True
 
     def _give_up(self, entry: Waiting, why: str) -> None:
         ours = self.policy.admits and not entry.stranded
         expired = RefusalReason.DEADLINE_PASSED if ours else RefusalReason.NO_WORKER
-        reason = RefusalReason.WORKER_LOST if entry.deaths else expired
-        self._doom(entry, reason, why)
+        self._doom(entry, RefusalReason.WORKER_LOST if entry.deaths else expired, why)
 
     def _run(self, worker: WorkerState, choice: Choice) -> None:
         plans = choice.plans

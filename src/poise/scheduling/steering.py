@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-import numpy as np
-
 from poise.planning.service_model import VariantPlans
+from poise.scheduling.fleet import Fleet
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import DispatchView, Wait, WorkerState
 
@@ -15,8 +14,10 @@ LOOKED_AT = 4
 """Of the queue, so many largest batches are searched for jobs of other classes."""
 SLACK_KEPT = 0.3
 """A job is left to other workers while they would have so much of its remaining time to spare."""
+LEAST_SPARE = 0.05
+"""What they have to spare beyond that is nothing where it is less than so much of the first job's remaining time."""
 LOOK_AGAIN = 0.5
-"""After so much of what they have to spare beyond that, it is looked at again."""
+"""After so much of it the job is looked at again."""
 
 Within = list[tuple[VariantPlans, Sequence[Waiting] | None]]
 """Variants, each with the jobs that it may answer: all waiting ones where that is None."""
@@ -44,33 +45,28 @@ def within_shares(view: DispatchView) -> Within | None:
 def left_to_others(view: DispatchView) -> Wait | None:
     """Return until when the first job may be left to workers whose variants are within their share; None: it may not.
 
-    All that waits must be in time on those workers alone, served by those variants, with some of each job's time to
-    spare.
+    All that waits must be in time on those workers alone, answered by those variants at their best, with some of each
+    job's time to spare.
     """
-    others = [worker for worker in view.workers if worker is not view.worker and _within(view, worker)]
+    kinds = {worker.resident: worker for worker in view.workers}
+    dearer = {resident: _dearer(view, worker) for resident, worker in kinds.items()}
+    others = [w for w in view.workers if w is not view.worker and dearer[w.resident] < inf]
     if not others:
         return None
-    dearer = min(_dearer(view, worker) for worker in others)
-    deadlines_s = view.queue.deadlines_s
-    room_s = np.zeros(len(deadlines_s))
-    speed = 0.0
-    for worker in others:
-        free_s = max(worker.free_at_s, view.now_s)
-        speed += 1.0 / worker.calibration.factor
-        room_s += np.maximum(deadlines_s - free_s, 0.0) / worker.calibration.factor
-    room_s -= dearer * (view.queue.work_s.cumsum() + view.queue.tails_s)
-    spare_s = float((room_s / speed - SLACK_KEPT * (deadlines_s - view.now_s)).min())
-    return Wait(view.now_s + LOOK_AGAIN * spare_s) if spare_s > 0 else None
-
-
-def _within(view: DispatchView, worker: WorkerState) -> bool:
-    """Whether a worker holds a variant that is within its share of the first job's class."""
-    first = view.entries[0].job.slo_class
-    return any(not view.account.beyond(first, name) for name in worker.stages)
+    queue, fleet = view.queue, Fleet(others)
+    times = min(dearer[worker.resident] for worker in others)
+    left_s = fleet.room_s(queue.deadlines_s, view.now_s) - times * (queue.work_s.cumsum() + queue.tails_s)
+    spare_s = float((left_s / fleet.capacity - SLACK_KEPT * (queue.deadlines_s - view.now_s)).min())
+    if spare_s < LEAST_SPARE * (view.entries[0].job.deadline_s - view.now_s):
+        return None
+    return Wait(view.now_s + LOOK_AGAIN * spare_s)
 
 
 def _dearer(view: DispatchView, worker: WorkerState) -> float:
-    """How many times the least time of the first job one of its items takes, by a worker's variants within shares."""
+    """How many times its least time an item of the first job takes at its best, by a worker's variants within shares.
+
+    Infinite where none of them can answer it.
+    """
     first = view.entries[0]
     least_s = view.costs.at(first.job.bucket).latency_s(first.job.available, 0.0, 1)
     best_s = inf
@@ -79,8 +75,6 @@ def _dearer(view: DispatchView, worker: WorkerState) -> float:
             continue
         here = plans.at(first.job.bucket)
         frontier = here.frontier(here.allowed(first.job.available), 1)
-        if frontier is not None and len(frontier):
-            point = frontier.cheapest_at(0.0 if first.terms.soft else first.floor)
-            if point is not None:
-                best_s = min(best_s, frontier.latency_s[point])
+        if frontier is not None and len(frontier) and frontier.accuracy[-1] >= first.least_accuracy:
+            best_s = min(best_s, frontier.latency_s[-1])
     return best_s / least_s if 0.0 < least_s < inf else inf

@@ -13,6 +13,7 @@ from poise.scheduling.balance import AccuracyBalance
 from poise.scheduling.calibration import Calibration
 from poise.scheduling.costs import LeastCosts
 from poise.scheduling.events import BatchDone
+from poise.scheduling.fleet import Fleet
 from poise.scheduling.queue import DeadlineQueue, Waiting
 from poise.scheduling.shares import ShareAccount
 from poise.scheduling.stage_plans import StagePlans
@@ -85,17 +86,18 @@ class DispatchView(msgspec.Struct, frozen=True):
     """State at the moment a worker is free. Policies read it and change nothing.
 
     ``entries`` are the waiting jobs that this worker may be given, in deadline order, at least one: the whole
-    queue, or less of it where workers differ. ``arrival_rate`` is in items per second, ``rates`` by class.
-    ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is what earlier
-    batches left of their shares of the capacity (negative: took beyond them). ``idle_share``: of the workers' time, of
-    late. ``boldness``, ``account``: see there. ``shares``: of each class's load by variant, as last adopted.
-    ``revision``: another number whenever workers of another kind came or went, or items came back. Units: seconds;
-    profile seconds.
+    queue, or less of it where workers differ. ``fleet``: all ``workers`` together. ``arrival_rate`` is in items per
+    second, ``rates`` by class. ``deadlines_s``: how long deadlines are, of the shorter ones, by class. ``saved_s`` is
+    what earlier batches left of their shares of the capacity (negative: took beyond them). ``idle_share``: of the
+    workers' time, of late. ``boldness``, ``account``: see there. ``shares``: of each class's load by variant, as last
+    adopted. ``revision``: another number whenever workers of another kind came or went, or items came back. Units:
+    seconds; profile seconds.
     """
 
     now_s: float
     worker: WorkerState
     workers: Sequence[WorkerState]
+    fleet: Fleet
     queue: DeadlineQueue
     entries: Sequence[Waiting]
     model: ServiceModel

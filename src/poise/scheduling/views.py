@@ -44,6 +44,7 @@ class Views:
             now_s=now_s,
             worker=worker,
             workers=self._pool.all,
+            fleet=self._pool.fleet,
             queue=self._room.queue,
             entries=entries,
             model=self._model,

@@ -71,6 +71,10 @@ class WaitingRoom:
         queue, pool = self.queue, self.pool
         if not passed_over and (not queue.particular or pool.answers_most(worker)):
             return queue.entries
+        if queue.particular == len(queue) and not any(
+            pool.reaches(worker, available, least) for available, least in queue.needs
+        ):
+            return []
         return [e for e in queue.entries if e.job.id not in passed_over and pool.can_answer(worker, e)]
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from math import exp, inf
 
 from poise.domain.service import Device
 from poise.errors import InternalError
-from poise.planning.service_model import FLOOR_TOLERANCE, ServiceModel
+from poise.planning.service_model import ServiceModel
 from poise.scheduling.costs import LeastCosts
 from poise.scheduling.events import WorkerReady, WorkerRetiring
+from poise.scheduling.fleet import Fleet
 from poise.scheduling.queue import Waiting
 from poise.scheduling.stage_plans import StagePlans
 from poise.scheduling.view import Policy, WorkerState
@@ -25,10 +28,10 @@ _Kind = tuple[tuple[str, ...], int, str]
 
 
 class WorkerPool:
-    """Workers by id. ``idle``: how many of ``all`` have no batch; ``alike``: whether all hold the same plans.
+    """Workers by id. ``all``: those that may be given batches; ``alike``: whether all of them hold the same plans.
 
-    A worker that retires stays in ``by_id`` until its batch is back, but is none of ``all``: those that may be given
-    batches. What it measured is kept for when it is ready again.
+    A worker that retires stays in ``by_id`` until its batch is back, but is none of ``all``. What it measured is kept
+    for when it is ready again.
     """
 
     def __init__(self, model: ServiceModel, policy: Policy, window_s: float) -> None:
@@ -43,9 +46,12 @@ class WorkerPool:
         self._known_costs: dict[frozenset[StagePlans], LeastCosts] = {}
         self._parked: dict[int, WorkerState] = {}
         self._reach: dict[int, tuple[float, float]] = {}
+        self._idle: list[tuple[float, int]] = []
+        """The rank of each free worker, in order."""
         self.by_id: dict[int, WorkerState] = {}
         self.all: tuple[WorkerState, ...] = ()
-        self.idle = 0
+        self.fleet = Fleet(())
+        """The same together."""
         self.alike = True
         self.variants: frozenset[str] = frozenset()
         """Those that ``all`` hold between them."""
@@ -80,6 +86,8 @@ class WorkerPool:
             self.by_id[event.worker_id] = worker
         worker.retiring = False
         worker.batch_cap_s = cap_s
+        if worker.batch_id is None:
+            insort(self._idle, _rank(worker))
         self._counts[worker.resident] = self._counts.get(worker.resident, 0) + 1
         self._changed(came_or_went=self._counts[worker.resident] == 1)
 
@@ -126,14 +134,21 @@ class WorkerPool:
         self._busy_s = kept * self._busy_s + busy_s
         worker.batch_id = batch_id
         worker.free_at_s = until_s
-        self.idle -= 1
+        del self._idle[bisect_left(self._idle, _rank(worker))]
+        self.fleet.changed(worker)
 
     def release(self, worker: WorkerState, now_s: float) -> None:
-        """Note that a worker is free."""
+        """Note that a worker is free, with what it has measured by now."""
         worker.batch_id = None
         worker.free_at_s = now_s
         if not worker.retiring:
-            self.idle += 1
+            insort(self._idle, _rank(worker))
+            self.fleet.changed(worker)
+
+    @property
+    def idle(self) -> int:
+        """How many of ``all`` have no batch."""
+        return len(self._idle)
 
     @property
     def idle_share(self) -> float:
@@ -141,18 +156,18 @@ class WorkerPool:
         total_s = self._idle_s + self._busy_s
         return self._idle_s / total_s if total_s > 0 else 0.0
 
-    def idle_workers(self) -> list[WorkerState]:
-        """Return the free workers, the fastest first."""
-        idle = [worker for worker in self.all if worker.batch_id is None]
-        if len(idle) > 1:
-            idle.sort(key=lambda worker: (worker.calibration.factor, worker.worker_id))
-        return idle
+    def idle_workers(self) -> Iterator[WorkerState]:
+        """Yield the workers that are free now, the fastest first."""
+        return (self.by_id[worker_id] for _, worker_id in tuple(self._idle))
 
     def forget_stale(self, now_s: float) -> bool:
         """Give up what free workers measured too long ago; say whether that changes anything."""
         stale = [worker for worker in self.idle_workers() if worker.calibration.forget_if_stale(now_s)]
         for worker in stale:
             worker.reshape()
+            self.fleet.changed(worker)
+        if stale:
+            self._idle = sorted([_rank(worker) for worker in self.idle_workers()])
         return bool(stale)
 
     def hopeless(self, entry: Waiting, now_s: float, declined_by: set[int]) -> bool:
@@ -171,17 +186,21 @@ class WorkerPool:
             for worker in self.all
         )
 
+    def reaches(self, worker: WorkerState, available: int, least: float) -> bool:
+        """Whether a worker has modes of at least some accuracy with some modalities."""
+        return worker.highest_accuracy(self._policy, available) >= least
+
     def can_answer(self, worker: WorkerState, entry: Waiting) -> bool:
         """Whether a worker has modes that reach a job's floor."""
-        return worker.highest_accuracy(self._policy, entry.job.available) >= _least(entry)
+        return worker.highest_accuracy(self._policy, entry.job.available) >= entry.least_accuracy
 
     def answered_by_any(self, entry: Waiting) -> bool:
         """Whether some worker that may be given batches has modes that reach a job's floor."""
-        return self.reach(entry.job.available)[1] >= _least(entry)
+        return self.reach(entry.job.available)[1] >= entry.least_accuracy
 
     def answered_by_all(self, entry: Waiting) -> bool:
         """Whether every worker that may be given batches has modes that reach a job's floor."""
-        return self.reach(entry.job.available)[0] >= _least(entry)
+        return self.reach(entry.job.available)[0] >= entry.least_accuracy
 
     def answers_most(self, worker: WorkerState) -> bool:
         """Whether a worker can answer every job that was asked about and that any worker can answer."""
@@ -222,6 +241,8 @@ class WorkerPool:
         return found
 
     def _leaves(self, worker: WorkerState) -> None:
+        if worker.batch_id is None:
+            del self._idle[bisect_left(self._idle, _rank(worker))]
         left = self._counts[worker.resident] - 1
         if left:
             self._counts[worker.resident] = left
@@ -232,7 +253,7 @@ class WorkerPool:
     def _changed(self, *, came_or_went: bool) -> None:
         """Note that ``all`` has changed; ``came_or_went``: and what the workers hold between them."""
         self.all = tuple([worker for worker in self.by_id.values() if not worker.retiring])
-        self.idle = sum([worker.batch_id is None for worker in self.all])
+        self.fleet = Fleet(self.all)
         if not came_or_went:
             return
         self.kinds += 1
@@ -250,6 +271,6 @@ class WorkerPool:
             self.costs = costs
 
 
-def _least(entry: Waiting) -> float:
-    """The accuracy that a job's modes must reach."""
-    return 0.0 if entry.terms.soft else entry.floor - FLOOR_TOLERANCE
+def _rank(worker: WorkerState) -> tuple[float, int]:
+    """What free workers are ordered by: the fastest first."""
+    return worker.calibration.factor, worker.worker_id

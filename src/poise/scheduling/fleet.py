@@ -1,0 +1,113 @@
+"""What several workers can do together: their room before deadlines, and when the first of them would be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from poise.scheduling.view import WorkerState
+
+FEW = 8
+"""So many workers are looked at one by one; of more, arrays are kept."""
+
+_Floats = NDArray[np.float64]
+
+
+class Fleet:
+    """Some workers, and when each is free. ``changed`` keeps its arrays up to date. Units: seconds; profile seconds."""
+
+    __slots__ = ("_arrays", "_capacity", "_places", "workers")
+
+    def __init__(self, workers: Sequence[WorkerState]) -> None:
+        self.workers = workers
+        self._arrays: _Floats | None = None
+        """Of many workers, once they are asked for. Shapes: (3, workers): when free, factor, overhead."""
+        self._places: dict[int, int] = {}
+        self._capacity: float | None = None
+
+    def changed(self, worker: WorkerState) -> None:
+        """Note that one of the workers is free at another time, or takes other times."""
+        self._capacity = None
+        if self._arrays is not None and (place := self._places.get(worker.worker_id)) is not None:
+            calibration = worker.calibration
+            self._arrays[:, place] = worker.free_at_s, calibration.factor, calibration.overhead_s
+
+    def _table(self) -> _Floats | None:
+        """Return the arrays; None where the workers are few."""
+        if self._arrays is None and len(self.workers) > FEW:
+            self._places = {worker.worker_id: place for place, worker in enumerate(self.workers)}
+            columns = [(w.free_at_s, w.calibration.factor, w.calibration.overhead_s) for w in self.workers]
+            self._arrays = np.array(columns).T.copy()
+        return self._arrays
+
+    @property
+    def capacity(self) -> float:
+        """How much profile time passes on all of them in a second."""
+        if self._capacity is None:
+            table = self._table()
+            if table is None:
+                self._capacity = sum([1.0 / worker.calibration.factor for worker in self.workers])
+            else:
+                self._capacity = float((1.0 / table[1]).sum())
+        return self._capacity
+
+    def room_s(self, deadlines_s: _Floats, now_s: float) -> _Floats:
+        """Return how much work the workers can do before each deadline. Units: profile seconds.
+
+        Shapes: one for each deadline.
+        """
+        table = self._table()
+        if table is None:
+            room_s = np.zeros(len(deadlines_s))
+            for worker in self.workers:
+                free_s = max(worker.free_at_s, now_s)
+                each = np.maximum(deadlines_s - free_s, 0.0)
+                room_s += each if worker.calibration.factor == 1.0 else each / worker.calibration.factor
+            return room_s
+        # Of the workers free before a deadline d, Σ (d − free)/factor = d·Σ 1/factor − Σ free/factor.
+        free_s = np.maximum(table[0] - now_s, 0.0)
+        order = np.argsort(free_s)
+        free_s, speeds = free_s[order], 1.0 / table[1][order]
+        sums = np.zeros((2, len(order) + 1))
+        np.cumsum(speeds, out=sums[0, 1:])
+        np.cumsum(free_s * speeds, out=sums[1, 1:])
+        within_s = deadlines_s - now_s
+        before = np.searchsorted(free_s, within_s)
+        found: _Floats = np.maximum(within_s * sums[0, before] - sums[1, before], 0.0)
+        return found
+
+    def first_ends_s(self, now_s: float, *works_s: float) -> list[float]:
+        """Return when the first worker would be done with each of some works, given it next.
+
+        Units: ``works_s`` in profile seconds; the answers in seconds, absolute.
+        """
+        table = self._table()
+        if table is not None:
+            free_s = np.maximum(table[0], now_s) + table[2]
+            return [float((free_s + work_s * table[1]).min()) for work_s in works_s]
+        found = [inf] * len(works_s)
+        for worker in self.workers:
+            calibration = worker.calibration
+            free_s = worker.free_at_s if worker.free_at_s > now_s else now_s
+            for place, work_s in enumerate(works_s):
+                end_s = free_s + work_s * calibration.factor + calibration.overhead_s
+                found[place] = min(found[place], end_s)
+        return found
+
+    def room_before_s(self, deadline_s: float, now_s: float) -> float:
+        """Return how much work the workers can do before one deadline. Units: profile seconds."""
+        table = self._table()
+        if table is not None:
+            left_s = np.maximum(deadline_s - np.maximum(table[0], now_s), 0.0)
+            return float((left_s / table[1]).sum())
+        room_s = 0.0
+        for worker in self.workers:
+            free_s = worker.free_at_s if worker.free_at_s > now_s else now_s
+            if free_s < deadline_s:
+                room_s += (deadline_s - free_s) / worker.calibration.factor
+        return room_s
