@@ -30,7 +30,7 @@ LEAST_ROWS = 2_000
 LEAST_CALIBRATION_ROWS = 200
 LONGEST_HORIZON_S = 600
 ROUNDS = 200
-ROWS_AT_ONCE = 4_096
+ROWS_AT_ONCE = 1_024
 PARAMETERS = {
     "objective": "quantile",
     "learning_rate": 0.07,
