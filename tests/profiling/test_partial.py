@@ -16,6 +16,7 @@ from poise.domain.profile import LatencyPoint, Profile
 from poise.files import ServiceFolder, open_service
 from poise.profiling import PARTIAL_SUFFIX, PartialFile, measure_profile, profiler
 from poise.profiling.footprint import Footprint
+from poise.profiling.latency import settings
 from poise.profiling.partial import Partial, SettingRun
 from poise.runtimes.cores import usable_cores
 
@@ -104,13 +105,13 @@ def test_nothing_is_missing_and_nothing_is_measured_twice(tiny, monkeypatch):
     path = tiny.root / "profile.json.partial"
     whole, _ = measure(tiny, steps, None)
     everything = steps.done
-    settings = 1 + (len(usable_cores()) > 1)
+    count = 1 + (len(usable_cores()) > 1)
     kinds = [step[0] for step in everything]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "accuracy": 2,
         "footprint": 2,
         "way": 1,
-        "round": ROUNDS * settings,
+        "round": ROUNDS * count,
     }
     for stop in (1, 3, 5, 7, 10, len(everything) - 1):
         steps.done, steps.last = [], stop
@@ -193,7 +194,7 @@ def test_where_nothing_can_be_kept_it_is_said_once(tiny, monkeypatch):
 
 def test_settings_have_runs_of_their_own():
     kept = Partial("key")
-    alone, beside = (profiler.settings((1,), cores)[-1] for cores in (1, 2))
+    alone, beside = (settings((1,), cores)[-1] for cores in (1, 2))
     run = kept.at(beside)
     assert kept.at(alone) is not run
     assert kept.at(beside) is run

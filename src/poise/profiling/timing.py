@@ -15,6 +15,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -182,21 +183,18 @@ def time_calls(
     before_s, start = timings.spent_s, stopwatch.now_s()
     if timings.is_enough(budget_s):
         return timings.results
-    costs = [_warm_up(call, stopwatch) for call in calls]
+    pace = _Pace(stopwatch, on_visit)
+    costs = [_warm_up(call, stopwatch, pace) for call in calls]
     room_s = max(CHEAP_S, sum(costs) / max(len(costs), 1))
     passes = [int(np.clip(room_s / max(cost, 1e-9), 1, MOST_PASSES)) for cost in costs]
-    rested = stopwatch.now_s()
     while not timings.is_enough(budget_s):
         for at in map(int, generator.permutation(len(calls))):
-            if stopwatch.now_s() - rested + costs[at] > BUSY_S:
-                on_visit(None)
-                stopwatch.rest(REST_S)
-                rested = stopwatch.now_s()
-            on_visit(at)
+            visit = partial(pace.before, costs[at], at)
+            visit()
             if passes[at] > 1:
                 stopwatch.time(calls[at])
             for _ in range(passes[at]):
-                _time_one(calls[at], timings.results[at], stopwatch, timings.rounds)
+                _time_one(calls[at], timings.results[at], stopwatch, timings.rounds, visit)
         timings.rounds += 1
         timings.spent_s = before_s + stopwatch.now_s() - start
         done = max(timings.spent_s / budget_s if budget_s > 0 else 1.0, timings.rounds / MOST_ROUNDS)
@@ -220,8 +218,30 @@ def quiet_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _warm_up(call: Callable[[], object], stopwatch: Stopwatch) -> float:
+class _Pace:
+    """Leaves the core to others in time, and tells them whose turn it is."""
+
+    def __init__(self, stopwatch: Stopwatch, on_visit: Callable[[int | None], None]) -> None:
+        self._stopwatch = stopwatch
+        self._on_visit = on_visit
+        self._rested_s = stopwatch.now_s()
+        self._at: int | None = None
+
+    def before(self, cost_s: float, at: int | None = None) -> None:
+        """Rest, if a run of this cost would keep the core for too long; then it is the turn of ``at``."""
+        if self._stopwatch.now_s() - self._rested_s + cost_s > BUSY_S:
+            self._at = None
+            self._on_visit(None)
+            self._stopwatch.rest(REST_S)
+            self._rested_s = self._stopwatch.now_s()
+        if at != self._at:
+            self._at = at
+            self._on_visit(at)
+
+
+def _warm_up(call: Callable[[], object], stopwatch: Stopwatch, pace: _Pace) -> float:
     """Run a call a few times uncounted; return the least it took, in seconds."""
+    pace.before(DEAR_S)
     least = stopwatch.time(call).wall_s
     for _ in range(WARM_UP_RUNS - 1):
         if least > DEAR_S:
@@ -230,9 +250,16 @@ def _warm_up(call: Callable[[], object], stopwatch: Stopwatch) -> float:
     return least
 
 
-def _time_one(call: Callable[[], object], result: Timed, stopwatch: Stopwatch, number: int) -> None:
+def _time_one(
+    call: Callable[[], object],
+    result: Timed,
+    stopwatch: Stopwatch,
+    number: int,
+    before: Callable[[], None],
+) -> None:
     """Time a call once, and again while it is disturbed and may be repeated."""
     for _ in range(1 + RETRIES):
+        before()
         run = stopwatch.time(call)
         if not run.disturbed:
             result.clean_s.append(run.wall_s)
