@@ -44,7 +44,9 @@ bench: $(VENV)/.run ## the benchmarks; prints tables, writes JSON
 
 train: $(TRAIN)/.train ## train the example models again (installs torch in an environment of its own)
 	$(TRAIN)/bin/python examples/digits/train.py $(ARGS)
+	$(TRAIN)/bin/python examples/digits/train.py --variant tiny
 	$(TRAIN)/bin/python examples/sensors/train.py
+	$(TRAIN)/bin/python examples/fashion/train.py
 
 lock: ## resolve the dependencies again, into requirements/*.lock
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \

@@ -3,6 +3,7 @@ on each, and what they cost on one core.
 
     python evaluate.py validation
     python evaluate.py test
+    python evaluate.py test tiny
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ SETS = [chosen for size in (1, 2, 3) for chosen in combinations(INPUTS, size)]
 CONFIDENCE = 0.95
 
 
-def session(name: str) -> onnxruntime.InferenceSession:
+def session(variant: str, name: str) -> onnxruntime.InferenceSession:
     """One graph on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(
-        HERE / "small" / f"{name}.onnx", options, providers=["CPUExecutionProvider"]
+        HERE / variant / f"{name}.onnx", options, providers=["CPUExecutionProvider"]
     )
 
 
@@ -56,9 +57,9 @@ def lower_bound(share: float, n: int, miss: float) -> float:
 class Recogniser:
     """The encoders and the head, run as the server runs them."""
 
-    def __init__(self) -> None:
-        self.encoders = {modality: session(modality) for modality in INPUTS}
-        self.head = session("head")
+    def __init__(self, variant: str) -> None:
+        self.encoders = {modality: session(variant, modality) for modality in INPUTS}
+        self.head = session(variant, "head")
 
     def embed(self, modality: str, x: NDArray[np.generic]) -> NDArray[np.float32]:
         """One modality's embeddings."""
@@ -91,13 +92,13 @@ def cost_ms(
     return min(times) * 1e3
 
 
-def main(split: str) -> None:
+def main(split: str, variant: str = "small") -> None:
     """One line a modality set."""
     derive.main()
     with np.load(HERE / f"{split}.npz") as file:
         data = dict(file)
     independent = json.loads((HERE / f"{split}.independent.json").read_text())
-    net = Recogniser()
+    net = Recogniser(variant)
     embeddings = {
         modality: np.concatenate(
             [net.embed(modality, data[name][i : i + 50]) for i in range(0, len(data[name]), 50)]
@@ -115,4 +116,4 @@ def main(split: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "test")
+    main(*(sys.argv[1:] or ["test"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from derive import COEFFICIENT_SPREAD, COEFFICIENTS, CONTRAST, DARK, SIZE
@@ -9,6 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+
+class Widths(NamedTuple):
+    """How wide a variant is: channels of each encoder's first level, hidden units of the head."""
+
+    clip: int
+    speech: int
+    word: int
+    head: int
+
+
+VARIANTS = {"small": Widths(64, 96, 96, 128), "tiny": Widths(16, 32, 32, 32)}
 WIDTH = 64  # numbers in an embedding
 MODALITIES = ("clip", "speech", "word")
 CODES = 2465  # code points modulo this: the least modulus that keeps the 269 letters in use apart
@@ -44,7 +57,7 @@ class _Attention(nn.Module):
 class ClipEncoder(nn.Module):
     """One CNN for every frame, then the mean over frames: by far the dearest of the three."""
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.frame = nn.Sequential(
             nn.Conv2d(1, width, 5, 2, 2, bias=False),
@@ -74,7 +87,7 @@ class SpeechEncoder(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, mean: NDArray[np.float32], width: int = 96) -> None:
+    def __init__(self, mean: NDArray[np.float32], width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.from_numpy(mean))
         self.register_buffer("spread", torch.from_numpy(COEFFICIENT_SPREAD))
@@ -99,7 +112,7 @@ class SpeechEncoder(nn.Module):
 class WordEncoder(nn.Module):
     """Convolutions over letters, looked up by code point."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.letters = nn.Embedding(CODES, 32, padding_idx=0)
         self.first = nn.Conv1d(32, width, 3, padding=1)
@@ -115,7 +128,7 @@ class WordEncoder(nn.Module):
 class Head(nn.Module):
     """Logits from whichever embeddings are there; a learned vector stands in for each that is not."""
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.missing = nn.Parameter(torch.zeros(len(MODALITIES), WIDTH))
         inputs = len(MODALITIES) * WIDTH

@@ -1,6 +1,8 @@
-"""Trains the recogniser and writes small/*.onnx. One command, about a quarter of an hour on one core:
+"""Trains the recogniser and writes small/*.onnx or tiny/*.onnx. One command each, about a quarter of an hour and some
+minutes on one core:
 
     python examples/digits/train.py
+    python examples/digits/train.py --variant tiny
 
 Its steps may be named to run them alone (`train.py clip settle`, `train.py speech word`, `train.py fuse`; the
 first two may run side by side):
@@ -15,6 +17,7 @@ first two may run side by side):
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +28,7 @@ import derive
 import numpy as np
 import prepare
 import torch
-from model import MODALITIES, WIDTH, ClipEncoder, Head, SpeechEncoder, WordEncoder
+from model import MODALITIES, VARIANTS, WIDTH, ClipEncoder, Head, SpeechEncoder, WordEncoder
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,10 +37,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from shared.graphs import export
 
 HERE = Path(__file__).resolve().parent
-OUT = HERE / "small"
 SEED = 3
 CROP_EPOCHS, CLIP_EPOCHS, SETTLE_EPOCHS, SPEECH_EPOCHS, WORD_EPOCHS, FUSE_EPOCHS = 12, 24, 6, 45, 45, 40
 TRAINING_NOISE = 0.7  # what the clip encoder learns from, before it settles to derive.PIXEL_NOISE
+STEPS = ("clip", "settle", "speech", "word", "fuse")
 DRAWS = 2  # noisy versions of every training clip that the head sees
 
 
@@ -82,7 +85,12 @@ def batches(n: int, size: int = 50) -> Iterator[Tensor]:
     yield from torch.split(torch.randperm(n), size)
 
 
-def fit(encoder: nn.Module, data: Data, step: str, epochs: int, rate: float) -> None:
+def weights(variant: str, step: str) -> Path:
+    """Where a step's encoder is kept."""
+    return prepare.CACHE / (f"{step}.pt" if variant == "small" else f"{variant}-{step}.pt")
+
+
+def fit(encoder: nn.Module, data: Data, step: str, epochs: int, rate: float, kept: Path) -> None:
     """Train one encoder under a linear layer of its own, and keep it in cache/."""
     seen = step in ("clip", "settle")
     data.seed()
@@ -109,7 +117,7 @@ def fit(encoder: nn.Module, data: Data, step: str, epochs: int, rate: float) -> 
         seconds = time.monotonic() - start
         share = right / len(label)
         print(f"{step}: epoch {epoch + 1}/{epochs}, training {share:.3f}, {seconds:.0f} s", flush=True)
-    torch.save(encoder.state_dict(), prepare.CACHE / f"{step}.pt")
+    torch.save(encoder.state_dict(), kept)
     held = Data("validation")
     x = torch.from_numpy(derive.make_clips(held.images, held.rng) if seen else draw(held, step, 0))
     right = int((net[1](embed(encoder, x)).argmax(1) == torch.from_numpy(held.label)).sum())
@@ -130,14 +138,14 @@ def draw(data: Data, step: str, epoch: int) -> NDArray[np.generic]:
     return derive.make_clips(data.images, data.rng, TRAINING_NOISE, frames=1)
 
 
-def fuse(encoders: dict[str, nn.Module], data: Data) -> Head:
+def fuse(encoders: dict[str, nn.Module], width: int, data: Data) -> Head:
     """Train the head, and the cheap encoders with it, on random non-empty sets of modalities."""
     data.seed()
     clips = []
     for _ in range(DRAWS):
         noisy = torch.from_numpy(derive.make_clips(data.images, data.rng))
         clips.append(embed(encoders["clip"], noisy))
-    head, label = Head(), torch.from_numpy(data.label)
+    head, label = Head(width), torch.from_numpy(data.label)
     speech, word = encoders["speech"], encoders["word"]
     cheap = [*speech.parameters(), *word.parameters()]
     groups: list[dict[str, Any]] = [{"params": head.parameters()}, {"params": cheap}]
@@ -172,44 +180,56 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([encoder(part).float() for part in torch.split(x, 50)])
 
 
-def main(steps: list[str]) -> None:
+def main() -> None:
     """Run the steps named, or all of them."""
+    parser = argparse.ArgumentParser(description="Trains one variant and writes its graphs.")
+    parser.add_argument("steps", nargs="*", help=f"of {', '.join(STEPS)}; default: all")
+    parser.add_argument("--variant", choices=VARIANTS, default="small")
+    chosen = parser.parse_args()
+    steps, variant = chosen.steps or list(STEPS), chosen.variant
+    if unknown := set(steps) - set(STEPS):
+        parser.error(f"got step {min(unknown)!r}, expected one of {', '.join(STEPS)}")
     torch.set_num_threads(1)
     if not (prepare.CACHE / "training_pool.npz").exists():
         prepare.main()
-    data = Data()
+    data, widths = Data(), VARIANTS[variant]
     torch.manual_seed(SEED)
     encoders: dict[str, nn.Module] = {
-        "clip": ClipEncoder(),
-        "speech": SpeechEncoder(data.pool["frames"].mean(0)),
-        "word": WordEncoder(),
+        "clip": ClipEncoder(widths.clip),
+        "speech": SpeechEncoder(data.pool["frames"].mean(0), widths.speech),
+        "word": WordEncoder(widths.word),
     }
     if "clip" in steps:
-        fit(encoders["clip"], data, "clip", CROP_EPOCHS + CLIP_EPOCHS, 2e-3)
+        fit(encoders["clip"], data, "clip", CROP_EPOCHS + CLIP_EPOCHS, 2e-3, weights(variant, "clip"))
     if "settle" in steps:
-        encoders["clip"].load_state_dict(torch.load(prepare.CACHE / "clip.pt"))
-        fit(encoders["clip"], data, "settle", SETTLE_EPOCHS, 5e-4)
+        encoders["clip"].load_state_dict(torch.load(weights(variant, "clip")))
+        fit(encoders["clip"], data, "settle", SETTLE_EPOCHS, 5e-4, weights(variant, "settle"))
     if "speech" in steps:
-        fit(encoders["speech"], data, "speech", SPEECH_EPOCHS, 3e-3)
+        fit(encoders["speech"], data, "speech", SPEECH_EPOCHS, 3e-3, weights(variant, "speech"))
     if "word" in steps:
-        fit(encoders["word"], data, "word", WORD_EPOCHS, 3e-3)
+        fit(encoders["word"], data, "word", WORD_EPOCHS, 3e-3, weights(variant, "word"))
     if "fuse" not in steps:
         return
     for modality, encoder in encoders.items():
         kept = "settle" if modality == "clip" else modality
-        encoder.load_state_dict(torch.load(prepare.CACHE / f"{kept}.pt"))
-    head = fuse(encoders, data)
+        encoder.load_state_dict(torch.load(weights(variant, kept)))
+    write(variant, encoders, data)
+
+
+def write(variant: str, encoders: dict[str, nn.Module], data: Data) -> None:
+    """Fuse, and write the graphs."""
+    head, out = fuse(encoders, VARIANTS[variant].head, data), HERE / variant
     inputs = {
         "clip": torch.from_numpy(derive.make_clips(data.images[:5], data.rng)),
         "mfcc": torch.from_numpy(data.speech()[:5]),
         "chars": torch.from_numpy(data.word()[:5]),
     }
     for (modality, encoder), (name, value) in zip(encoders.items(), inputs.items(), strict=True):
-        export(encoder, {name: value}, "embedding", OUT / f"{modality}.onnx")
+        export(encoder, {name: value}, "embedding", out / f"{modality}.onnx")
     embeddings = {modality: torch.randn(5, WIDTH) for modality in MODALITIES}
-    export(head, {**embeddings, "mask": torch.tensor([[1.0, 0, 1]] * 5)}, "logits", OUT / "head.onnx")
+    export(head, {**embeddings, "mask": torch.tensor([[1.0, 0, 1]] * 5)}, "logits", out / "head.onnx")
     derive.main()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["clip", "settle", "speech", "word", "fuse"])
+    main()
