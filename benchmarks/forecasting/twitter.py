@@ -3,8 +3,9 @@
 How leakage is excluded. A forecaster is handed the seconds before each moment, as an array that ends there. ``lstm``
 and ``seasonal`` are fitted to an array that ends with day 14, calibration included. What a person chose (spans and
 windows of ``burst``, features and parameters of ``seasonal``) was looked at on the later days too; for ``burst`` it is
-also the best of those tried on days 3 to 14 alone, and ``seasonal`` was tried with two settings, which differed by 1 %. No gap is filled: seconds without a record are NaN, and a moment
-counts where its target and the ten minutes before it were recorded whole.
+also the best of those tried on days 3 to 14 alone, and ``seasonal`` was tried with two settings, which differed by
+1 %. No gap is filled: seconds without a record are NaN, and a moment counts where its target and the ten minutes
+before it were recorded whole.
 
 The trace: repository reconfigurable-ml-pipeline/web-service-datasets, dataset/twitter_trace/workload.tbz2. The file
 ``lstm.onnx`` beside this one was written, with torch 2.13, by

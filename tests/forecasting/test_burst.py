@@ -50,6 +50,12 @@ def test_it_scales_with_the_load() -> None:
     )
 
 
+def test_a_load_of_few_jobs_an_hour_keeps_its_levels_too() -> None:
+    rates = np.random.default_rng(7).poisson(0.01, 40_000).astype(np.float64)  # mostly nothing for minutes
+    within = shares_within(rates, 30, 8_000, 37)
+    assert (within >= np.array(LEVELS) - 0.02).all(), within
+
+
 def test_gaps_are_not_taken_for_quiet() -> None:
     rates = np.random.default_rng(1).poisson(50, 3000).astype(np.float64)
     holey = rates.copy()

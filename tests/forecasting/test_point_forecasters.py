@@ -24,6 +24,7 @@ def of(*rates: float) -> RateHistory:
         (of(9, 1, 4, 2), 0.5, 2.0),
         (of(9, 1, 4, NAN), 1, 9.0),  # nothing in the last second: of the last ten
         (of(9, NAN, NAN), 60, 9.0),
+        (of(9, 8, *[NAN] * 2000), 1, 9.0),  # nor in the last thousand
         (of(NAN, NAN), 30, 0.0),
         (of(), 30, 0.0),
         (of(0, 0), 2, 0.0),

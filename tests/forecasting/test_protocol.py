@@ -76,6 +76,13 @@ def test_no_load_is_forecast_as_next_to_none(every: list[Forecaster], seconds: i
         assert forecaster.forecast(RateHistory(np.zeros(seconds), 0.0), 30).rates[-1] < 1
 
 
+@pytest.mark.parametrize("gap_s", [30, 61, 899, 901, 4000, 20_000])
+def test_a_gap_is_not_taken_for_the_end_of_the_load(every: list[Forecaster], gap_s: int) -> None:
+    rates = np.concatenate([np.random.default_rng(1).poisson(80, 3000), np.full(gap_s, np.nan)])
+    for forecaster in every:
+        assert 70 < forecaster.forecast(RateHistory(rates, 0.0), 30).at(0.9) < 160, forecaster.name
+
+
 def test_after_a_thousandfold_jump_the_forecast_is_of_the_new_order(every: list[Forecaster]) -> None:
     rates = np.concatenate([np.full(3000, 50.0), np.full(120, 50_000.0)])
     for forecaster in every:

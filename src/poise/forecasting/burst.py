@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from poise.forecasting.base import LEVELS, Forecast, RateHistory, Rates
 from poise.forecasting.conformal import conformal_quantiles
+from poise.forecasting.last_max import LastMax
 from poise.forecasting.windows import MAX_RATE_RPS, tail, whole_seconds, window_maxima
 
 SPANS_S = (5, 30)
@@ -47,10 +48,10 @@ class Burst:
         window_s = min(max(SHORTEST_WINDOW_S, WINDOW_OF_HORIZON * seconds), LONGEST_WINDOW_S)
         rates = tail(history, window_s + seconds)
         centres = _centres(rates)  # [t] is of the seconds before t
-        scores = np.concatenate([_poisson_scores(seconds), _scores(rates, centres, seconds)])
-        margins = conformal_quantiles(scores, LEVELS)
-        now = 0.0 if np.isnan(centres[-1]) else float(centres[-1])
-        above = np.maximum(0.0, math.sqrt(now) + margins) ** 2 if now > 0 else np.zeros(len(LEVELS))
+        known = centres[~np.isnan(centres)]  # in a gap the last one stands
+        now = float(known[-1]) if len(known) else LastMax().forecast(history, horizon_s).rates[0]
+        scores = np.concatenate([_poisson_scores(seconds, now), _scores(rates, centres, seconds)])
+        above = np.maximum(0.0, math.sqrt(now) + conformal_quantiles(scores, LEVELS)) ** 2
         return Forecast(
             horizon_s=horizon_s,
             levels=LEVELS,
@@ -96,7 +97,9 @@ def _scores(rates: Rates, centres: Rates, seconds: int) -> Rates:
     return scores[~np.isnan(scores)]
 
 
-def _poisson_scores(seconds: int) -> Rates:
+def _poisson_scores(seconds: int, rate: float) -> Rates:
+    """Return evenly spread quantiles of the score; below one job a second, where √ is no such help, less of them."""
     normal = NormalDist()
     levels = (np.arange(PRIOR) + 0.5) / PRIOR
-    return np.array([0.5 * normal.inv_cdf(level ** (1 / seconds)) for level in levels])
+    spread = 0.5 * min(1.0, math.sqrt(rate))
+    return np.array([spread * normal.inv_cdf(level ** (1 / seconds)) for level in levels])

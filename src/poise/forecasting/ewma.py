@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from poise.forecasting.base import Forecast, RateHistory, point_forecast
-from poise.forecasting.windows import minute_maxima, whole_seconds
+from poise.forecasting.last_max import LastMax
+from poise.forecasting.windows import MINUTE_S, minute_maxima, whole_seconds
 
 SPAN = 10
 MINUTES = 60
@@ -25,8 +26,8 @@ class Ewma:
         """Return a point forecast; see ``Forecaster``."""
         whole_seconds(horizon_s)
         maxima = minute_maxima(history, MINUTES)
-        if len(maxima) == 0:
-            return point_forecast(self.name, horizon_s, 0.0)
+        if len(maxima) == 0:  # nothing within an hour
+            return point_forecast(self.name, horizon_s, LastMax().forecast(history, MINUTE_S).rates[0])
         weights = (1 - 2 / (SPAN + 1)) ** np.arange(len(maxima) - 1, -1, -1)
         mean = float(weights @ maxima / weights.sum())
         return point_forecast(self.name, horizon_s, min(mean, float(maxima.max())))  # rounding may lift it

@@ -7,15 +7,18 @@ from poise.forecasting.windows import largest, tail, whole_seconds
 
 
 class LastMax:
-    """Forecasts the largest rate of the last ``horizon_s``; of ten times as long where none was observed; else 0."""
+    """Forecasts the largest rate of the last ``horizon_s``; 0 where there never was one.
+
+    After a gap the span is ten times as long, and so on, until it holds a second that was observed.
+    """
 
     name = "last-max"
 
     def forecast(self, history: RateHistory, horizon_s: float) -> Forecast:
         """Return a point forecast; see ``Forecaster``."""
-        seconds = whole_seconds(horizon_s)
-        for span_s in (seconds, 10 * seconds):
+        span_s = whole_seconds(horizon_s)
+        found = largest(tail(history, span_s))
+        while found is None and span_s < len(history.rates):
+            span_s *= 10
             found = largest(tail(history, span_s))
-            if found is not None:
-                return point_forecast(self.name, horizon_s, found)
-        return point_forecast(self.name, horizon_s, 0.0)
+        return point_forecast(self.name, horizon_s, found or 0.0)
