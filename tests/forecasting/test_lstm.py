@@ -63,7 +63,7 @@ def test_training_asks_for_enough_load_and_for_torch() -> None:
     with pytest.raises(ConfigError, match="not all of them 0"):
         train_lstm(minutes(*[0.0] * 200))
     try:
-        import torch  # noqa: F401
+        import torch  # type: ignore[import-not-found]  # noqa: F401
     except ImportError:
         with pytest.raises(ConfigError, match=r"is not installed, expected pip install 'poise\[train\]'"):
             train_lstm(minutes(*[5.0] * 200))

@@ -38,8 +38,8 @@ def train_lstm(history: RateHistory, *, seed: int = 1, epochs: int = EPOCHS) -> 
             expected=f"at least {LEAST_MINUTES}, not all of them 0",
         )
     try:
-        import onnx
-        import torch
+        import onnx  # type: ignore[import-not-found]
+        import torch  # type: ignore[import-not-found]
     except ImportError as error:
         raise ConfigError(
             f"{error.name} is not installed", field="--kind lstm", expected="pip install 'poise[train]'"
