@@ -13,7 +13,7 @@ from poise.domain.decoding import decode_json
 from poise.domain.profile import WAY_STAGE, Profile, latency_table
 from poise.errors import ConfigError, WorkerError
 from poise.files import open_service
-from poise.profiling import measure_profile, write_profile
+from poise.profiling import measure_profile, profiler, write_profile
 from poise.profiling.footprint import measure_footprint
 from poise.profiling.latency import Setting, batch_sizes, sample_inputs, settings
 from poise.profiling.profiler import check_can_measure
@@ -158,3 +158,18 @@ def test_known_accuracies_are_kept_while_the_files_are_the_same(tiny):
 
 def made_up_profile() -> Profile:
     return decode_json((TINY / "profile.json").read_bytes(), Profile, "profile.json")
+
+
+@pytest.mark.parametrize(
+    ("threads", "expected_s"), [((1,), 60.0 + 30.0 * (CORES - 1)), (None, 60.0 + 30.0 * (len(SETTINGS) - 1))]
+)
+def test_the_budget_grows_with_what_there_is_to_measure(tiny, monkeypatch, threads, expected_s):
+    class Told(Exception):  # noqa: N818
+        pass
+
+    def tell(budget_s: float, *_: object) -> None:
+        raise Told(budget_s)
+
+    monkeypatch.setattr(profiler, "_Progress", tell)
+    with pytest.raises(Told, match=str(expected_s)):
+        measure_profile(tiny, threads=threads)

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 def profile(
     service: Annotated[Path, typer.Argument(help="The service's folder, or its file.")],
     budget_s: Annotated[
-        float,
-        typer.Option("--budget-s", min=0, help="About how many seconds to take; more make it repeat better."),
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            "--budget-s",
+            min=0,
+            help="About how many seconds to take; more make it repeat better. Default: 60, and 30 more for each "
+            "further number of threads and of busy cores.",
+        ),
+    ] = None,
     threads: Annotated[
         str | None,
         typer.Option(

@@ -47,6 +47,7 @@ OnProgress = Callable[[float, float, str], None]
 
 Modes = tuple[ModeProfile, ...]
 
+BUDGET_S, BUDGET_MORE_S = 60.0, 30.0
 WAY_FRAC = 0.08
 WAY_MOST_S = 3.0
 LATENCY_LEAST_FRAC = 0.5
@@ -56,7 +57,7 @@ LATENCY_LEAST_FRAC = 0.5
 def measure_profile(
     folder: ServiceFolder,
     *,
-    budget_s: float = 60.0,
+    budget_s: float | None = None,
     threads: Sequence[int] | None = None,
     known: Profile | None = None,
     partial: PartialFile | None = None,
@@ -65,10 +66,10 @@ def measure_profile(
     """Measure every variant of a service that is not emulated; the profiles of emulated ones are carried over.
 
     ``threads`` are the numbers of threads of a worker to measure, by default ``default_threads``. ``budget_s`` is about
-    how long it takes; latencies get what accuracy and loading leave of it, and half of it at least. Accuracy takes as
-    long as the validation data takes to answer: of the variants whose files and validation data are those of the
-    profile ``known``, it is taken from there. What ``partial`` holds of an interrupted run is not measured again, and
-    the time that it took counts.
+    how long it takes, by default ``BUDGET_S``, and ``BUDGET_MORE_S`` for each setting but the first; latencies get what
+    accuracy and loading leave of it, and half of it at least. Accuracy takes as long as the validation data takes to
+    answer: of the variants whose files and validation data are those of the profile ``known``, it is taken from there.
+    What ``partial`` holds of an interrupted run is not measured again, and the time that it took counts.
 
     Raises:
         ConfigError: nothing to measure, no validation data to choose between modes by, or a service that cannot be
@@ -84,18 +85,12 @@ def measure_profile(
     partial = PartialFile(None) if partial is None else partial
     points = stage_points(service, measured)
     done = partial.begin(run_key(folder, hashes, machine, points, threads[0]))
+    if budget_s is None:
+        budget_s = BUDGET_S + BUDGET_MORE_S * (len(settings(threads, len(_budget_cores(service)))) - 1)
     progress = _Progress(budget_s, on_progress, done.spent_s)
     items = _validation(folder)
     modes = _accuracies(folder, measured, items, _known_modes(folder, hashes, known), partial, progress)
-    for name in measured:
-        if name not in done.footprints:
-            progress.tell_before_latency(f"load time and memory of {name}")
-            done.footprints[name] = measure_footprint(folder, name, threads=threads[0])
-            partial.save(progress.spent_s)
-    for members in {_largest_set(folder, name) for name in measured}:
-        if label_of(members) not in done.way:
-            done.way[label_of(members)] = _way(folder, members, progress)
-            partial.save(progress.spent_s)
+    _loading(folder, measured, threads[0], partial, progress)
     latency = _latency(folder, points, items, threads, partial, progress)
     variants = {
         name: VariantProfile(
@@ -227,6 +222,22 @@ def _accuracies(
         partial.kept.modes[name] = found[name]
         partial.save(progress.spent_s)
     return found
+
+
+def _loading(
+    folder: ServiceFolder, measured: Sequence[str], threads: int, partial: PartialFile, progress: _Progress
+) -> None:
+    """Measure load time and memory of each variant, and the way to a worker, as far as they are not there yet."""
+    done = partial.kept
+    for name in measured:
+        if name not in done.footprints:
+            progress.tell_before_latency(f"load time and memory of {name}")
+            done.footprints[name] = measure_footprint(folder, name, threads=threads)
+            partial.save(progress.spent_s)
+    for members in {_largest_set(folder, name) for name in measured}:
+        if label_of(members) not in done.way:
+            done.way[label_of(members)] = _way(folder, members, progress)
+            partial.save(progress.spent_s)
 
 
 def _known_modes(folder: ServiceFolder, hashes: Mapping[str, str], known: Profile | None) -> dict[str, Modes]:
