@@ -9,8 +9,8 @@ its load; a pool's flows, each over its rate, take no more than its workers; flo
 end), memory and accelerators of each cell. LC is the longest load time among kinds that get more workers than have
 their resident set loaded. Solved as one mixed-integer programme; all cells are alike, and their pools are their own.
 
-Without any load, every class counts as one of infinitely little: a worker that can answer it is wanted, and the more
-accurate the better. A class that has no load while others have some has no say.
+Without any load, every class counts as one of infinitely little, of which nothing must be answered: a worker that
+could is worth its accuracy, as in E3. A class that has no load while others have some has no say.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from poise.planning.milp import Solved, Status
 SHED_TOLERANCE = 1e-9
 LEAST_GAIN = 1e-9
 """A level is not tried for less."""
+NO_GAP = 1e-6
+"""A smaller one is rounding."""
 COUNT_TOLERANCE = 1e-9
 
 
@@ -134,6 +136,8 @@ class _Search:
         self._left_s = time_limit_s
         self._gap = gap
         self._loads = Loads(problem)
+        self._free = 1.0 if self._loads.idle else 0.0
+        """The share that may be shed for nothing."""
         self._start = counts_of(problem, start) if start else None
         self._most = useful_counts(problem, pools, self._loads)
         self._load_s = np.array([kind.load_s for kind in problem.kinds])
@@ -143,6 +147,7 @@ class _Search:
         home = np.array([homes[kind.residence] for kind in problem.kinds], dtype=np.int64)
         self._within_home = self._replaces & (home[:, None] == home)
         self._price = problem.gamma / problem.load_unit_s
+        self._kept: list[tuple[int, int, float]] = []
         self._best: JointSolution | None = None
         self._upper = -inf
         self._spent_s = 0.0
@@ -152,35 +157,57 @@ class _Search:
         """Return the best over all levels."""
         times = sorted({float(time_s) for time_s in self._load_s if time_s > 0}) if self._price else []
         top = times[-1] if times else inf
+        self._keep()
         most_shed = self._highest(top)
         if self._best is None:
             return None
-        bound = self._upper
+        bound = self._upper = min(self._upper, self._most_at(top, most_shed))
         self._upper -= self._price * top if times else 0.0
-        if times and (self._resident.any() or most_shed > 1 - SHED_TOLERANCE):
+        nothing_loaded = not self._resident.any() and bool((self._load_s > 0).all())
+        if times and (not nothing_loaded or most_shed > 1 - SHED_TOLERANCE):
             self._between([0.0], most_shed, bound)
         self._between(times[:-1], most_shed, bound)
-        best = self._best.objective
-        distance = max(0.0, self._upper - best) / max(abs(best), 1e-9)
+        worth = self._best.objective
+        distance = max(0.0, self._upper - worth) / max(abs(worth), LEAST_GAIN)
         return msgspec.structs.replace(
             self._best,
             status="time_limit" if self._timed_out else "optimal",
-            gap=distance if distance > max(self._gap, 1e-6) or self._timed_out else min(distance, self._gap),
+            gap=distance if distance > NO_GAP else 0.0,
             solve_s=self._spent_s,
         )
+
+    def _keep(self) -> None:
+        """See what the start is worth as it stands, if it sheds nothing: a linear programme."""
+        if self._start is None:
+            return
+        limited = np.zeros_like(self._resident)
+        model = Model(self._problem, self._pools, self._loads, self._most, limited, fixed=self._start)
+        solved = self._spend(model.best(self._free, self._left_s, self._gap))
+        if solved.found:
+            self._adopt(model, solved)
+            self._kept = model.shares(solved)[1]
 
     def _highest(self, level: float) -> float:
         """Solve the level without bounds on loading; return what must be shed, as a share."""
         model = self._model(level)
-        solved = self._spend(model.best(0.0, self._left_s, self._gap, start=self._start))
-        most_shed = 0.0
+        if self._best is not None:
+            worth = self._best.objective
+            begun = model.begun(self._best.counts, self._kept)
+            above = -inf if begun else worth + max(LEAST_GAIN, self._gap * abs(worth))
+            solved = self._spend(model.best(self._free, self._left_s, self._gap, above=above, start=begun))
+            self._upper = above if solved.status == "infeasible" else solved.bound
+            if solved.found and solved.objective > worth + self._gap * abs(worth):
+                self._adopt(model, solved)
+            return self._free
+        solved = self._spend(model.best(self._free, self._left_s, self._gap))
+        most_shed = self._free
         if not solved.found and solved.status in ("infeasible", "time_limit"):
             least = self._spend(model.least_shed(self._left_s, self._gap))
             if not least.found:
                 return most_shed
             self._adopt(model, least)
             most_shed = max(0.0, -least.objective) * (1 + SHED_TOLERANCE) + SHED_TOLERANCE
-            solved = self._spend(model.best(most_shed, self._left_s, self._gap, start=self._start))
+            solved = self._spend(model.best(most_shed, self._left_s, self._gap))
         self._upper = solved.bound if solved.status in ("optimal", "time_limit") else inf
         if solved.found:
             self._best = None
@@ -197,14 +224,13 @@ class _Search:
             level, worth = left[-1], self._best.objective
             bound = min(bound, self._most_at(level, most_shed))
             least = worth + max(LEAST_GAIN, self._gap * abs(worth))
+            self._upper = max(self._upper, min(least, bound - self._price * left[0]))
             left = [each for each in left if bound - self._price * each > least]
             if not left:
                 return
             model = self._model(level)
             above = least + self._price * left[0]
-            solved = self._spend(
-                model.best(most_shed, self._left_s, self._gap, above=above, start=self._start)
-            )
+            solved = self._spend(model.best(most_shed, self._left_s, self._gap, above=above))
             if solved.status == "time_limit":
                 self._upper = max(self._upper, bound - self._price * left[0])
             if not solved.found:

@@ -6,7 +6,7 @@ where its count may not be just any from 0 up), and flows, as shares of their cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 
@@ -23,7 +23,6 @@ _Bools = NDArray[np.bool_]
 
 Counts = tuple[tuple[int, ...], ...]
 """Workers, [cell][kind]."""
-Start = Counts | None
 
 LEAST_SHARE = 1e-9
 """What is shed or flows below this share of a class's load is rounding."""
@@ -50,10 +49,17 @@ class Model:
     """The programme. ``most[u]``: how many workers of kind *u* are of any use in one cell.
 
     ``limited[u, cell]``: at most so many workers that share kind *u*'s residence in a cell; negative: as many as fit.
+    With ``fixed``, counts are those, and only the flows are left to choose.
     """
 
     def __init__(
-        self, problem: JointProblem, pools: Pools, loads: Loads, most: _Integers, limited: _Integers
+        self,
+        problem: JointProblem,
+        pools: Pools,
+        loads: Loads,
+        most: _Integers,
+        limited: _Integers,
+        fixed: Counts | None = None,
     ) -> None:
         self._problem = problem
         self._pools = pools
@@ -64,16 +70,21 @@ class Model:
         self._at: list[_Integers] = []
         """[cell]: the pools that are offered there."""
         self._count: list[_Integers] = []
+        self._used: list[_Integers] = []
         self._each: list[_Integers] = []
         """[cell]: how many workers one unit of a pool's count stands for."""
         self._choice: list[_Integers] = []
         self._flow: list[_Integers] = []
         for cell in range(problem.cells):
-            upper = np.where(limited[:, cell] < 0, most, np.minimum(most, limited[:, cell]))
-            self._cell(cell, upper, active)
+            if fixed is None:
+                upper = np.where(limited[:, cell] < 0, most, np.minimum(most, limited[:, cell]))
+                self._cell(cell, upper, active)
+            else:
+                self._cell(cell, np.array(fixed[cell], dtype=np.int64), active, fixed=True)
         self._classes(active)
-        self._homes(limited)
-        self._alike()
+        if fixed is None:
+            self._homes(limited)
+            self._alike()
 
     def least_shed(self, time_limit_s: float, gap: float) -> Solved:
         """Minimise Σ weight·shed, as a share of Σ weight·load: the objective is its negative."""
@@ -81,12 +92,18 @@ class Model:
             self.programme.bound(self._shed + q, upper=1.0 if value > 0 else 0.0)
         costs = self.programme.costs
         self.programme.price({self._shed + q: -value for q, value in enumerate(self._loads.value.tolist())})
-        solved = self.programme.solve(time_limit_s=time_limit_s, gap=gap)
+        solved = self.programme.solve(time_limit_s=time_limit_s, gap=gap, at_once=True)
         self.programme.price(dict(enumerate(costs)))
         return solved
 
     def best(
-        self, most_shed: float, time_limit_s: float, gap: float, *, above: float = -inf, start: Start = None
+        self,
+        most_shed: float,
+        time_limit_s: float,
+        gap: float,
+        *,
+        above: float = -inf,
+        start: Mapping[int, float] | None = None,
     ) -> Solved:
         """Maximise accuracy less cores, shedding no more than a share, and only if it is above a value; once."""
         programme = self.programme
@@ -98,20 +115,29 @@ class Model:
             programme.row(shed, upper=most_shed)
         if above > -inf:
             programme.row(enumerate(programme.costs), lower=above)
-        return programme.solve(time_limit_s=time_limit_s, gap=gap, start=self._begun(start))
+        return programme.solve(time_limit_s=time_limit_s, gap=gap, start=start, at_once=True)
 
-    def _begun(self, start: Start) -> dict[int, float] | None:
-        """Return the counts of a start as values of columns: whole where they are of any pool."""
-        if start is None:
-            return None
+    def begun(self, counts: Counts, flows: Iterable[tuple[int, int, float]]) -> dict[int, float] | None:
+        """Return counts and flows (cell, choice, share) as values of columns; None where some are not offered."""
         values: dict[int, float] = {}
         pools = self._pools
         for cell, at in enumerate(self._at):
             for place, pool in enumerate(at.tolist()):
-                count = int(start[cell][pools.kind[pool]])
-                inside = pools.least[pool] <= count <= pools.most[pool]
-                each = int(self._each[cell][place])
-                values[int(self._count[cell][place])] = count // each if inside else 0.0
+                count = counts[cell][pools.kind[pool]]
+                if count and pools.least[pool] <= count <= pools.most[pool]:
+                    values[int(self._used[cell][place])] = 1.0
+                    values[int(self._count[cell][place])] = count / int(self._each[cell][place])
+            offered = {int(pools.kind[pool]) for pool in at.tolist()}
+            if any(count and u not in offered for u, count in enumerate(counts[cell])):
+                return None
+        place_of = [
+            dict(zip(choices.tolist(), own.tolist(), strict=True))
+            for choices, own in zip(self._choice, self._flow, strict=True)
+        ]
+        for cell, choice, share in flows:
+            if choice not in place_of[cell]:
+                return None
+            values[place_of[cell][choice]] = share
         return values
 
     def counts(self, solved: Solved) -> Counts:
@@ -143,23 +169,28 @@ class Model:
         q = self._pools.slo_class
         return shed, [(cell, choice, share * float(scale[q[choice]])) for cell, choice, share in flows]
 
-    def _cell(self, cell: int, most: _Integers, active: _Bools) -> None:
+    def _cell(self, cell: int, most: _Integers, active: _Bools, *, fixed: bool = False) -> None:
         problem, pools, programme = self._problem, self._pools, self.programme
         at = np.flatnonzero(pools.least <= most[pools.kind])
+        if fixed:
+            at = at[most[pools.kind[at]] <= pools.most[at]]
         offered = np.isin(pools.pool, at) & active[pools.slo_class]
         choice = np.flatnonzero(offered)
         at = at[np.isin(at, pools.pool[choice])]
         kind, least = pools.kind[at], pools.least[at]
         rising = pools.rising[kind]
         upper = np.where(rising, most[kind], np.minimum(pools.most[at], most[kind]))
-        fixed = upper == least
-        each = np.where(fixed, least, 1)
+        single = upper == least
+        each = upper if fixed else np.where(single, least, 1)
         cores = np.array([problem.kinds[u].cores for u in kind], dtype=np.float64) * each
         whole = problem.cores * problem.cells
         price = -problem.beta * cores / whole if whole else 0.0 * cores
-        first = programme.columns(price, np.where(fixed, 1.0, upper), whole=True)
-        count = first + np.arange(len(at))
-        used = self._ranges(count, least, upper, fixed | (rising & (least == 1)))
+        top = np.ones(len(at)) if fixed else np.where(single, 1.0, upper)
+        count = programme.columns(price, top, whole=not fixed) + np.arange(len(at))
+        if fixed:
+            for column in count.tolist():
+                programme.bound(column, lower=1.0, upper=1.0)
+        used = count if fixed else self._ranges(count, least, upper, single | (rising & (least == 1)))
         q = pools.slo_class[choice]
         gain = problem.alpha * self._loads.value[q] * pools.accuracy[choice]
         flow = programme.columns(gain, np.ones(len(choice))) + np.arange(len(choice))
@@ -181,10 +212,11 @@ class Model:
         self._budget(at, count, each, cores, (flow[front > 0], front[front > 0]))
         for u in np.flatnonzero(~pools.rising).tolist():
             own = used[kind == u]
-            if len(own) > 1:
+            if len(own) > 1 and not fixed:
                 self._rows([(np.zeros(len(own), dtype=np.int64), own, np.ones(len(own)))], 1, upper=1.0)
         self._at.append(at)
         self._count.append(count)
+        self._used.append(used)
         self._each.append(each)
         self._choice.append(choice)
         self._flow.append(flow)

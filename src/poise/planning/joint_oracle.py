@@ -62,7 +62,7 @@ def best_of_all(problem: JointProblem) -> Best:
     idle = problem.value <= 0
     found: list[tuple[float, float, Counts]] = []
     for counts in every_count(problem):
-        shed = _idle(problem, counts)[0] if idle else _solved(problem, counts, None)
+        shed = 0.0 if idle else _solved(problem, counts, None)
         if shed is not None:
             fixed = _fixed(problem, counts)
             found.append((shed, fixed, counts))
@@ -71,7 +71,7 @@ def best_of_all(problem: JointProblem) -> Best:
     for shed, fixed, counts in sorted(found, key=lambda each: -each[1]):
         if shed > least + TOLERANCE or problem.alpha + fixed <= best:
             continue
-        accuracy = _idle(problem, counts)[1] if idle else _solved(problem, counts, shed)
+        accuracy = _idle(problem, counts) if idle else _solved(problem, counts, shed)
         if accuracy is not None:
             best = max(best, problem.alpha * accuracy + fixed)
     return Best(least, best)
@@ -112,23 +112,24 @@ def rate_of(kind: Kind, option: int, slo_class: str, count: int) -> float:
     return min(rates[at], rates[at + 1])
 
 
-def _idle(problem: JointProblem, counts: Counts) -> tuple[float, float]:
-    """Return shed and accuracy where every class has infinitely little load."""
+def _idle(problem: JointProblem, counts: Counts) -> float:
+    """Return the mean accuracy where every class has infinitely little load, and need not be answered."""
     weight = sum(each.weight for each in problem.classes)
-    shed = accuracy = 0.0
-    for each in problem.classes:
-        able = [
-            option.accuracy
-            for cell in counts
-            for kind, count in zip(problem.kinds, cell, strict=True)
-            for o, option in enumerate(kind.options)
-            if rate_of(kind, o, each.name, count) > 0 and option.accuracy >= each.floor - 1e-9
-        ]
-        if able:
-            accuracy += each.weight / weight * max(able)
-        else:
-            shed += each.weight / weight
-    return shed, accuracy
+    return sum(
+        each.weight
+        / weight
+        * max(
+            (
+                option.accuracy
+                for cell in counts
+                for kind, count in zip(problem.kinds, cell, strict=True)
+                for o, option in enumerate(kind.options)
+                if rate_of(kind, o, each.name, count) > 0 and option.accuracy >= each.floor - 1e-9
+            ),
+            default=0.0,
+        )
+        for each in problem.classes
+    )
 
 
 def _solved(problem: JointProblem, counts: Counts, most_shed: float | None) -> float | None:

@@ -19,6 +19,10 @@ from poise.planning.joint_problem import JointProblem, Kind, LoadClass, residenc
 from poise.planning.milp import Programme
 from poise.planning.worker_kinds import KindMaker
 
+GAP = 1e-4
+"""How far below the best one an objective may be, as a share of it; what runs is kept where it is that good."""
+MOST_KNOWN = 64
+"""Budgets and resident sets that are remembered."""
 SERVICE_BEFORE = "/"
 """``service/class``: a class of one of several services."""
 
@@ -85,7 +89,7 @@ class JointPlanner:
         memory_bytes: float | None = None,
         cells: int | None = None,
         time_limit_s: float = inf,
-        gap: float = 0.0,
+        gap: float = GAP,
     ) -> Allocation | None:
         """Return the best allocation at some loads, or the best found in time; None where there is no answer.
 
@@ -108,10 +112,10 @@ class JointPlanner:
         total = sum(shares.values())
         if not workers or total <= 0:
             return 0.0
-        problem, _ = self._problem(
+        problem, pools = self._problem(
             {name: share / total for name, share in shares.items()}, workers, (), cores, None, None
         )
-        return _most_carried(problem, workers)
+        return _most_carried(problem, pools, workers)
 
     def _problem(
         self,
@@ -187,6 +191,8 @@ class JointPlanner:
                         kind = maker.kind(ordered, threads, device, cap_s, own)
                         if kind.options:
                             kinds.setdefault((*kind.residence, cap_s), kind)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
             listed = tuple(kinds.values())
             found = self._known[key] = _Known(listed, Pools(listed, classes))
         return found
@@ -199,11 +205,10 @@ def _of_known_classes(solution: JointSolution, problem: JointProblem) -> Allocat
     return solution.allocation(problem)
 
 
-def _most_carried(problem: JointProblem, workers: Sequence[Workers]) -> float:
+def _most_carried(problem: JointProblem, pools: Pools, workers: Sequence[Workers]) -> float:
     """Return the largest factor on the loads that some workers carry: a linear programme."""
     programme = Programme()
     scale = programme.column(1.0)
-    pools = Pools(problem.kinds, problem.classes)
     rows: list[list[tuple[int, float]]] = [[(scale, -each.load_rps)] for each in problem.classes]
     above: list[list[tuple[int, float]]] = [[] for _ in problem.classes]
     counted: dict[tuple[object, ...], int] = {}

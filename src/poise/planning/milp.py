@@ -16,9 +16,8 @@ _Integers = NDArray[np.int64]
 
 Status = Literal["optimal", "time_limit", "infeasible", "failed"]
 
-FEW_WHOLE = 1000
-AT_ONCE: tuple[tuple[str, str | bool | float], ...] = (
-    ("presolve", "off"),
+AT_ONCE: tuple[tuple[str, bool | float], ...] = (
+    ("mip_allow_restart", False),
     ("mip_detect_symmetry", False),
     ("mip_heuristic_effort", 0.0),
     ("mip_heuristic_run_feasibility_jump", False),
@@ -106,9 +105,9 @@ class Programme:
         self._row_lower.extend(lower.tolist())
         self._row_upper.extend(upper.tolist())
 
-    def bound(self, column: int, *, upper: float) -> None:
-        """Replace a variable's upper bound."""
-        self._upper[column] = upper
+    def bound(self, column: int, *, lower: float = 0.0, upper: float) -> None:
+        """Replace a variable's bounds."""
+        self._lower[column], self._upper[column] = lower, upper
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -120,12 +119,18 @@ class Programme:
         self._cost = [costs.get(column, 0.0) for column in range(len(self._cost))]
 
     def solve(
-        self, *, time_limit_s: float = inf, gap: float = 0.0, start: Mapping[int, float] | None = None
+        self,
+        *,
+        time_limit_s: float = inf,
+        gap: float = 0.0,
+        start: Mapping[int, float] | None = None,
+        at_once: bool = False,
     ) -> Solved:
         """Solve it, from a start if one is known. A solver's failure is a status, not an exception.
 
-        Programmes of few whole columns are branched on at once: presolving them and looking for solutions by
-        heuristics takes longer than finding the best one.
+        ``at_once``: branch without first looking for solutions by heuristics, or for symmetries: of small programmes
+        that takes longer than finding the best one. (Not without presolving: HiGHS 1.15 then called answers optimal
+        that were not, as it did with restarts but no heuristics, some one in a thousand.)
         """
         if not self._cost:
             held = all(low <= 0 <= up for low, up in zip(self._row_lower, self._row_upper, strict=True))
@@ -142,7 +147,7 @@ class Programme:
             ("mip_rel_gap", gap),
             ("mip_abs_gap", 1e-9),
         )
-        chosen = (*always, *AT_ONCE) if sum(self._whole) <= FEW_WHOLE else always
+        chosen = (*always, *AT_ONCE) if at_once else always
         for option, value in chosen:
             highs.setOptionValue(option, value)
         if time_limit_s < inf:
