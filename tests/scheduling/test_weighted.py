@@ -161,6 +161,16 @@ def test_items_of_a_failed_batch_wait_again_in_their_place(served) -> None:
     assert [p.job_id for p in run.parts] == [3]
 
 
+def test_a_job_that_left_its_line_and_came_back_is_not_forgotten(served) -> None:
+    """Another worker looks at the line while the job runs, and finds it gone; then its batch fails."""
+    h = served({"a": 1}, held=(("a",), ("a",)))
+    (first,) = batches(h.arrive(1, 0.0))
+    (second,) = batches(h.arrive(2, 0.001))
+    h.finish(second.batch_id, 0.012)
+    (again,) = batches(h.handle(BatchFailed(0.013, first.batch_id, first.worker_id, "no")))
+    assert [part.job_id for part in again.parts] == [1]
+
+
 def test_jobs_larger_than_a_batch_are_answered_in_parts(served) -> None:
     h = served({"a": 1}, held=(("a",),))
     (run,) = batches(h.arrive(1, 0.0, items=40))

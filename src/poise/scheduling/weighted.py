@@ -166,7 +166,7 @@ class Weighted(Policy):
 
 
 def _waits(entry: Waiting, variant: str) -> bool:
-    return entry.queued and not entry.stranded and entry.plan == variant
+    return entry.queued and entry.plan == variant
 
 
 def _mode_of(plans: VariantPlans, entry: Waiting) -> int | None:
