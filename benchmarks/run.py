@@ -46,6 +46,8 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "held_live": "scheduling.held_live",
         "agreement": "scheduling.agreement",
         "forecasting": "forecasting.twitter",
+        "adapting": "adapting.simulated",
+        "adapting_live": "adapting.live",
     }
 )
 """Name -> module: ``measure(bench)`` runs it, ``grids(result)`` are its tables, ``Result`` is what it found.
