@@ -58,9 +58,12 @@ MEMORY_GB: Mapping[str, float] = MappingProxyType(
 BEST = max(ACCURACY.values())
 
 
-def is_there() -> bool:
-    """Whether the reference data are at hand."""
-    return CAPACITY.exists() and TRACE.exists()
+def missing() -> str | None:
+    """Return which of the reference data are not at hand; None where all are."""
+    gone = [path for path in (CAPACITY, TRACE) if not path.exists()]
+    if not gone:
+        return None
+    return f"{gone[0].name} is not in {REFERENCE} (reference.py says where it is published)"
 
 
 @cache

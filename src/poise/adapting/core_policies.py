@@ -67,6 +67,12 @@ class CorePolicy(AllocationPolicy):
         """The cores that each variant has now."""
         return cores_by_variant(situation.running)
 
+    def enough(self, situation: Situation, variant: str) -> int:
+        """Return the fewest cores on which a variant carries the load, or all: to begin with, where nothing runs."""
+        only = tuple(c for c in self._candidates if c.name == variant)
+        found = best_single(replace(self.problem(situation), candidates=only))
+        return self.settings.min_cores if found is None else sum(found.cores.values())
+
     def answer(self, found: CoreAllocation | None) -> Allocation | None:
         """Return what was found as an allocation, with what each class's load goes by."""
         if found is None:

@@ -77,7 +77,10 @@ class Hpa(CorePolicy):
         """Return the last recommendation, or as many as there are."""
         now = self.current(situation).get(self.variant, 0)
         self._replicas = now
-        wanted = self._recommended if self._recommended is not None else now
+        if self._recommended is None or not now:
+            wanted = now or self.enough(situation, self.variant)
+        else:
+            wanted = self._recommended
         count = min(max(wanted, self.settings.min_cores, 1), situation.cores)
         problem = self.problem(situation)
         return lambda: self.answer(judge(problem, {self.variant: count}))

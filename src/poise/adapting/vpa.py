@@ -148,7 +148,7 @@ class Vpa(CorePolicy):
         now = self.current(situation).get(self.variant, 0)
         self._requested = float(now)
         _, target, _ = self.recommender.recommend()
-        wanted = math.ceil(target - 1e-9) if target > 0 else now
+        wanted = math.ceil(target - 1e-9) if target > 0 else now or self.enough(situation, self.variant)
         count = min(max(wanted, self.settings.min_cores, 1), situation.cores)
         problem = self.problem(situation)
         return lambda: self.answer(judge(problem, {self.variant: count}))
