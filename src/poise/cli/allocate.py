@@ -148,8 +148,10 @@ def _fewest(folder: ServiceFolder, load: float, current: Mapping[str, int]) -> C
         return _answer(allocate_cores(problem_of(folder, load, cores, current)))
 
     enough = 1
-    while (found := on(enough)).shed_rps > 0:
-        if enough >= MOST_CORES:
+    at_most = problem_of(folder, load, MOST_CORES, current)
+    hopeless = load > sum(max(candidate.capacity_rps) for candidate in at_most.candidates)
+    while hopeless or (found := on(enough)).shed_rps > 0:
+        if hopeless or enough >= MOST_CORES:
             raise ConfigError(
                 f"{MOST_CORES} cores do not carry {load:g} requests/s",
                 field="--load",

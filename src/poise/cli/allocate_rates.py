@@ -22,7 +22,7 @@ def rates_of(folder: ServiceFolder) -> RateTable:
     def build() -> RateTable:
         from poise.simulation.rate_table import build_rate_table
 
-        with Progress(console=err, transient=True) as bar:
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("simulating rates", total=None)
             return build_rate_table(
                 service, profile, progress=lambda done, of: bar.update(task, completed=done, total=of)
