@@ -35,6 +35,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "front_end": "suite.front_end",
         "scheduler": "suite.scheduler",
         "queue_plan": "suite.queue_plan",
+        "allocation": "suite.allocation",
         "simulator": "suite.simulator",
         "profile": "suite.profile",
         "held": "scheduling.held",
@@ -48,6 +49,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "forecasting": "forecasting.twitter",
         "adapting": "adapting.simulated",
         "adapting_live": "adapting.live",
+        "joint": "adapting.joint",
     }
 )
 """Name -> module: ``measure(bench)`` runs it, ``grids(result)`` are its tables, ``Result`` is what it found.
@@ -55,7 +57,10 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
 A module may have ``missing()``: why it cannot run here, or None.
 """
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"scheduling": tuple(name for name, module in BENCHMARKS.items() if module.startswith("scheduling."))}
+    {
+        group: tuple(name for name, module in BENCHMARKS.items() if module.startswith(f"{group}."))
+        for group in ("scheduling",)
+    }
 )
 
 out = Console() if sys.stdout.isatty() else Console(width=160)

@@ -350,3 +350,19 @@ def test_what_is_not_known_is_ignored() -> None:
 
 def by_tens_of(rps: float) -> Allocation:
     return Allocation(workers=(workers("large", round(rps / 10)),))
+
+
+def test_what_a_policy_with_standby_begins_with_is_loaded_to_the_end_and_made_up_for() -> None:
+    world = World(Scripted(standby=True, stabilises=False))
+    world.carry(world.adapter.start(0.0, 1000.0, (workers("large", 6),)))
+    world.beat(10, 2)  # one worker is enough, and none has loaded yet
+    assert len(world.loading) == 6
+    world.settle()
+    assert len(world.active) == 1
+    standby = next(w.worker_id for w in world.adapter.books.in_state("standby"))
+    world.carry(world.adapter.handle(WorkerLost(world.now_s, standby)))
+    world.beat(10, 2)
+    assert len(world.loading) == 1
+    world.settle()
+    assert len(world.adapter.books.by_id) == 6
+    assert len(world.active) == 1

@@ -101,12 +101,38 @@ def test_memory_is_taken_from_standby_workers_first() -> None:
 def test_a_plan_that_is_overtaken_is_abandoned() -> None:
     books = WorkerBooks(2)
     books.add(A, "active", (0,))
-    one = reconciler(books)
+    one = reconciler(books, standby=False)
     load = one.step((many(A, 1), many(B, 1)), always).commands[0]
     assert isinstance(load, LoadWorker)
     commands = one.step((many(A, 1),), always).commands
     assert [type(c) for c in commands] == [StopWorker]
     assert commands[0].worker_id == load.worker_id  # type: ignore[union-attr]
+
+
+def test_with_standby_a_load_that_was_begun_is_ended_unless_its_memory_is_needed() -> None:
+    books = WorkerBooks(2)
+    books.add(A, "active", (0,))
+    one = reconciler(books, memory=30)
+    load = one.step((many(A, 1), many(B, 1)), always).commands[0]
+    assert isinstance(load, LoadWorker)
+    assert one.step((many(A, 1),), always).commands == []
+    commands = one.step((many(WIDE, 1),), always).commands
+    assert [type(c) for c in commands] == [StopWorker]
+    assert commands[0].worker_id == load.worker_id  # type: ignore[union-attr]
+
+
+def test_the_stock_is_made_up_for_one_at_a_time_while_there_is_memory() -> None:
+    books = WorkerBooks(4)
+    books.add(A, "active", (0,))
+    one = reconciler(books, memory=30)
+    one.stock[A] = 4
+    for count in (2, 3):
+        commands = one.step((many(A, 1),), always).commands
+        assert [type(c) for c in commands] == [LoadWorker]
+        assert one.step((many(A, 1),), always).commands == []  # one at a time
+        books.by_id[count].state = "standby"
+    assert one.step((many(A, 1),), always).commands == []  # memory is full
+    assert len(books.in_state("active")) == 1
 
 
 def test_another_batch_time_cap_needs_no_loading() -> None:
@@ -193,7 +219,7 @@ class Histories(RuleBasedStateMachine):
     def stopped(self, index: int) -> None:
         self.happens("stopping", index)
 
-    @precondition(lambda self: len(self.books.by_id))
+    @precondition(lambda self: bool(self.books.by_id))
     @rule(index=st.integers(0, 9))
     def lost(self, index: int) -> None:
         found = list(self.books)

@@ -107,6 +107,9 @@ class Adapter:
         self._triggers.begin(now_s)
         if initial:
             self.target = merged(list(initial))
+            if self.policy.keeps_standby and self.settings.standby:
+                for workers in initial:
+                    self._reconciler.stock[one_of(workers)] += workers.count
             self._reconcile()
         else:
             self._decide("start")

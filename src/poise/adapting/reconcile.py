@@ -38,7 +38,7 @@ class Reconciler:
     """Brings the books towards a target, step by step; changes the books as its commands will.
 
     ``memory_of`` is what a worker of a kind needs, in bytes; ``standby``: whether workers that are not wanted stay
-    loaded.
+    loaded, and are loaded to the end.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class Reconciler:
         self._memory_of = memory_of
         self._memory_bytes = memory_bytes
         self._standby = standby
+        self.stock: Counter[Workers] = Counter()
+        """What is to be resident in any case, as far as memory allows."""
         self._commands: list[Command] = []
         self._blocked = ""
 
@@ -91,10 +93,11 @@ class Reconciler:
         needed: Counter[Residence] = Counter()
         for kind, count in wanted.items():
             needed[residence(kind)] += count
-        for worker in self._books.in_state("loading"):
-            if resident[residence(worker.kind)] > needed[residence(worker.kind)]:
-                resident[residence(worker.kind)] -= 1
-                self._stop(worker)
+        if not self._standby:
+            for worker in self._books.in_state("loading"):
+                if resident[residence(worker.kind)] > needed[residence(worker.kind)]:
+                    resident[residence(worker.kind)] -= 1
+                    self._stop(worker)
         for kind in wanted:
             place = residence(kind)
             while resident[place] < needed[place]:
@@ -106,19 +109,31 @@ class Reconciler:
                 if not self._load(kind, wanted, carries):
                     break
                 resident[place] += 1
-        loading = Counter(residence(worker.kind) for worker in self._books.in_state("loading"))
-        cores = {residence(kind): _cores(kind) for kind in wanted}
-        return sum(
-            cores[place] * (loading[place] + max(0, count - resident[place]))
-            for place, count in needed.items()
+        self._restock(resident, held_back)
+        there = Counter(
+            residence(worker.kind) for worker in self._books.in_state("active", "standby", "parking")
         )
+        cores = {residence(kind): _cores(kind) for kind in wanted}
+        return sum(cores[place] * max(0, count - there[place]) for place, count in needed.items())
+
+    def _restock(self, resident: Counter[Residence], held_back: Mapping[Workers, float]) -> None:
+        """Load what is missing of the stock, where there is memory for it: one at a time, since nobody waits for it."""
+        if any(worker.state == "loading" for worker in self._books):
+            return
+        for kind, count in self.stock.items():
+            if resident[residence(kind)] < count and kind not in held_back:
+                if self._has_memory(self._memory_of(kind)):
+                    slots = self._books.take_slots(kind) or tuple(range(_cores(kind)))
+                    worker = self._books.add(kind, "loading", slots)
+                    self._commands.append(LoadWorker(worker.worker_id, kind, slots))
+                return
 
     def _load(self, kind: Workers, wanted: Counter[Workers], carries: Carries) -> bool:
         """Begin to load a worker, where memory allows or can be freed; say whether it did."""
         needed = self._memory_of(kind)
         if not self._has_memory(needed):
             places = {residence(each) for each in wanted}
-            for spare in self._books.in_state("standby"):
+            for spare in self._books.in_state("loading", "standby"):
                 if residence(spare.kind) not in places and not self._has_memory(needed):
                     self._stop(spare)
         if not self._has_memory(needed):

@@ -12,7 +12,7 @@ class ForecasterSettings(FileStruct, frozen=True, kw_only=True):
     ``file`` is a trained model, beside the service file; ``quantile`` the level of the load that is planned for.
     """
 
-    kind: str = "ewma"
+    kind: str = "burst"
     file: str | None = None
     quantile: float = 0.95
 
