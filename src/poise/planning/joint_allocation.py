@@ -147,8 +147,9 @@ class _Search:
         home = np.array([homes[kind.residence] for kind in problem.kinds], dtype=np.int64)
         self._within_home = self._replaces & (home[:, None] == home)
         self._price = problem.gamma / problem.load_unit_s
-        self._kept: list[tuple[int, int, float]] = []
         self._best: JointSolution | None = None
+        self._flows: list[tuple[int, int, float]] = []
+        """Those of the best: cell, choice, share of its class's load."""
         self._upper = -inf
         self._spent_s = 0.0
         self._timed_out = False
@@ -185,14 +186,13 @@ class _Search:
         solved = self._spend(model.best(self._free, self._left_s, self._gap))
         if solved.found:
             self._adopt(model, solved)
-            self._kept = model.shares(solved)[1]
 
     def _highest(self, level: float) -> float:
         """Solve the level without bounds on loading; return what must be shed, as a share."""
         model = self._model(level)
         if self._best is not None:
             worth = self._best.objective
-            begun = model.begun(self._best.counts, self._kept)
+            begun = model.begun(self._best.counts, self._flows)
             above = -inf if begun else worth + max(LEAST_GAIN, self._gap * abs(worth))
             solved = self._spend(model.best(self._free, self._left_s, self._gap, above=above, start=begun))
             self._upper = above if solved.status == "infeasible" else solved.bound
@@ -224,21 +224,26 @@ class _Search:
             level, worth = left[-1], self._best.objective
             bound = min(bound, self._most_at(level, most_shed))
             least = worth + max(LEAST_GAIN, self._gap * abs(worth))
-            self._upper = max(self._upper, min(least, bound - self._price * left[0]))
-            left = [each for each in left if bound - self._price * each > least]
+            worthy = [each for each in left if bound - self._price * each > least]
+            if len(worthy) < len(left):
+                self._upper = max(self._upper, min(least, bound - self._price * left[0]))
+            left = worthy
             if not left:
                 return
             model = self._model(level)
-            above = least + self._price * left[0]
-            solved = self._spend(model.best(most_shed, self._left_s, self._gap, above=above))
-            if solved.status == "time_limit":
-                self._upper = max(self._upper, bound - self._price * left[0])
+            begun = None
+            if self._best.loading * self._problem.load_unit_s <= level and most_shed <= self._free:
+                begun = model.begun(self._best.counts, self._flows)
+            above = -inf if begun else least + self._price * left[0]
+            solved = self._spend(model.best(most_shed, self._left_s, self._gap, above=above, start=begun))
             if not solved.found:
+                potential = bound - self._price * left[0]
+                self._upper = max(self._upper, potential if solved.status == "time_limit" else least)
                 return
             self._adopt(model, solved)
             bound = min(bound, solved.bound)
-            self._upper = max(self._upper, bound - self._price * level)
             left = [each for each in left if each < level]
+            self._upper = max(self._upper, bound - self._price * level)
 
     def _model(self, level: float) -> Model:
         free = self._load_s <= level
@@ -288,6 +293,7 @@ class _Search:
         objective = problem.alpha * accuracy - problem.beta * resource - problem.gamma * loading
         if self._best is not None and objective <= self._best.objective:
             return
+        self._flows = shares
         self._best = JointSolution(
             counts=counts,
             flows=tuple(flows),
