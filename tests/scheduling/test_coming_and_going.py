@@ -13,6 +13,7 @@ from poise.domain.profile import Profile
 from poise.errors import InternalError
 from poise.scheduling.commands import Answer, Command, Refuse, ReleaseWorker, RunBatch, WakeAt
 from poise.scheduling.events import BatchFailed, JobCancelled, Woke, WorkerLost, WorkerReady, WorkerRetiring
+from poise.scheduling.limits import Limits
 from poise.scheduling.policies import POLICIES
 
 OPEN = [name for name, policy in POLICIES.items() if not policy.admits]
@@ -259,3 +260,12 @@ def test_no_batch_is_planned_beyond_a_workers_cap_but_a_single_item(hand, scope)
     assert longest(None)[0] > 0.03
     assert 0.02 < longest(0.03)[0] <= 0.03 + 1e-12
     assert longest(0.0005) == (pytest.approx(0.001), 1)  # nothing is quicker than one item by the cheap mode
+
+
+def test_the_cap_bounds_what_a_batch_may_take_for_accuracys_sake(hand) -> None:
+    h = hand(workers=0)
+    h.handle(WorkerReady(0.0, 0, ("one",), batch_cap_s=0.02))
+    for job in (1, 2):
+        h.arrive(job, 0.0)
+    view = h.scheduler._views.dispatch(0.0, h.scheduler.workers[0], h.scheduler.queue.entries)
+    assert Limits(view).cap_s == Limits(view).most_s == pytest.approx(0.02)
