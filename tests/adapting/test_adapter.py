@@ -366,3 +366,27 @@ def test_what_a_policy_with_standby_begins_with_is_loaded_to_the_end_and_made_up
     world.settle()
     assert len(world.adapter.books.by_id) == 6
     assert len(world.active) == 1
+
+
+def test_a_profile_that_is_too_good_is_made_up_for_and_forgiven() -> None:
+    """Jobs are missed although no more arrive than was planned for: plans are made for more, and for less again."""
+    world = World(Scripted(early=True, stabilises=False))
+    world.start()
+    world.beat(20, 3)
+    planned = [s.jobs_rps for s in world.policy.situations]
+    assert planned == [20.0]
+    world.beat(20, 9, missed=10)
+    grown = [s.jobs_rps for s in world.policy.situations[1:]]
+    assert grown[0] == pytest.approx(25.0)
+    assert grown == sorted(grown)
+    assert grown[-1] <= 4 * 20.0
+    world.beat(20, 600)
+    assert world.policy.situations[-1].jobs_rps == pytest.approx(20.0, rel=0.06)
+
+
+def test_missed_jobs_of_a_load_above_the_plan_are_no_strain() -> None:
+    world = World(Scripted(early=True, stabilises=False))
+    world.start()
+    world.beat(20, 3)
+    world.beat(60, 1, missed=100)
+    assert world.policy.situations[-1].jobs_rps == pytest.approx(60.0)

@@ -30,6 +30,7 @@ from poise.adapting.load_monitor import LoadMonitor
 from poise.adapting.policy import AllocationPolicy, Situation, merged, one_of
 from poise.adapting.reconcile import Reconciler, residence
 from poise.adapting.setbacks import Setbacks
+from poise.adapting.strain import Strain
 from poise.adapting.triggers import Triggers
 from poise.adapting.workers import Worker, WorkerBooks
 from poise.domain.adapter_settings import AdapterSettings
@@ -78,6 +79,8 @@ class Adapter:
             self.books, memory_of, memory_bytes, standby=policy.keeps_standby and settings.standby
         )
         self._setbacks = Setbacks()
+        self._strain = Strain()
+        self._planned_rps = inf
         self._triggers = Triggers(
             settings.interval_s, early=policy.replans_early, every_beat=policy.replans_every_beat
         )
@@ -136,6 +139,8 @@ class Adapter:
         self._epoch_s = max(self._epoch_s, beat.epoch_s)
         monitor.observe(beat)
         self.policy.observe(beat)
+        if self.policy.replans_early:
+            self._strain.observe(monitor.attainment(1))
         self._triggers.observe(
             self._now_s,
             sum(each.last_rps for each in self.monitors.values()),
@@ -158,6 +163,12 @@ class Adapter:
     def _decide(self, reason: Reason) -> None:
         settings = self.settings
         self._triggers.decided(self._now_s, reason)
+        if reason == "attainment":
+            observed_rps = sum(each.last_rps for each in self.monitors.values())
+            worst = min(
+                (a for each in self.monitors.values() if (a := each.attainment(3)) is not None), default=1.0
+            )
+            self._strain.fell(worst, observed_rps, self._planned_rps)
         jobs: dict[str, float] = {}
         items: dict[str, float] = {}
         forecast: Forecast | None = None
@@ -168,11 +179,12 @@ class Adapter:
                 planned_rps = forecast.at(settings.forecaster.quantile)
             else:
                 planned_rps = forecast.at(0.5) * settings.headroom
-            planned_rps = max(planned_rps, LEAST_RPS)
+            planned_rps = max(planned_rps * self._strain.factor, LEAST_RPS)
             prefix = f"{name}/" if name else ""
             jobs |= {prefix + c: rps for c, rps in monitor.jobs_rps(planned_rps).items()}
             items |= {prefix + c: rps for c, rps in monitor.items_rps(planned_rps).items()}
-        self._triggers.planned(sum(jobs.values()))
+        self._planned_rps = sum(jobs.values())
+        self._triggers.planned(self._planned_rps)
         situation = Situation(
             now_s=self._now_s,
             forecast=forecast,
