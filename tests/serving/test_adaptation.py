@@ -69,6 +69,9 @@ class Scripted:
         self.initial = initial
         return self._start
 
+    def answer(self, kind: type[Event], commands: Sequence[Command]) -> None:
+        self._answers[kind.__name__] = commands
+
     def handle(self, event: Event) -> list[Command]:
         if not isinstance(event, Observed):
             self.heard.put_nowait(event)
@@ -352,6 +355,67 @@ def test_a_server_none_of_whose_workers_loads_gives_up():
         adaptation.stop()
 
     asyncio.run(whole())
+
+
+def two_in_use(*commands: Command) -> Scripted:
+    loads = [LoadWorker(number, KIND, (number,)) for number in (1, 2)]
+    activates = [ActivateWorker(number, KIND, (number,)) for number in (1, 2)]
+    return Scripted(loads, WorkerStopped=activates, WorkerNotLoaded=commands)
+
+
+async def told(adaptation: Adaptation, adapter: Scripted) -> None:
+    """Both workers are loaded and in use, and the commands have been carried out."""
+    for number in (1, 2):
+        adaptation.loaded(number, KIND, 0.0)
+        await adapter.heard.get()
+    adaptation._happened(WorkerStopped(0.0, 9))
+    await adapter.heard.get()
+    adaptation._happened(WorkerNotLoaded(0.0, 9, ""))
+    await adapter.heard.get()
+    await asyncio.sleep(0)
+
+
+def test_of_workers_that_all_come_back_the_last_waits_until_another_answers():
+    adapter = two_in_use(ParkWorker(1), ParkWorker(2))
+
+    async def test(adaptation: Adaptation, cell: FakeCell, notes: Notes) -> None:
+        await told(adaptation, adapter)
+        assert cell.asked[-1] == ("retire", 1)
+        adapter.answer(WorkerParked, [ActivateWorker(1, KIND, (1,))])
+        adaptation.released(1)
+        assert isinstance(await adapter.heard.get(), WorkerParked)
+        assert cell.asked[-2:] == [("activate", 1, (5,)), ("retire", 2)]
+
+    driven(adapter, test)
+
+
+def test_the_last_worker_goes_where_none_comes_back():
+    adapter = two_in_use(ParkWorker(1), StopWorker(2))
+
+    async def test(adaptation: Adaptation, cell: FakeCell, notes: Notes) -> None:
+        await told(adaptation, adapter)
+        assert cell.asked[-1] == ("retire", 1)
+        adaptation.released(1)
+        assert isinstance(await adapter.heard.get(), WorkerParked)
+        assert cell.asked[-1] == ("retire", 2)
+        adaptation.released(2)
+        assert cell.asked[-1] == ("end", 2)
+
+    driven(adapter, test)
+
+
+def test_a_worker_that_dies_while_it_waits_for_the_others_is_lost():
+    adapter = two_in_use(ParkWorker(1), ParkWorker(2))
+
+    async def test(adaptation: Adaptation, cell: FakeCell, notes: Notes) -> None:
+        await told(adaptation, adapter)
+        adaptation.gone(2, "signal SIGKILL", loaded=True)
+        assert isinstance(await adapter.heard.get(), WorkerLost)
+        adaptation.released(1)
+        assert isinstance(await adapter.heard.get(), WorkerParked)
+        assert adaptation.metrics.faults == 0
+
+    driven(adapter, test)
 
 
 # The solver

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
+from msgspec import structs
 
 from poise.adapting.adapter import Adapter
 from poise.adapting.commands import (
@@ -341,14 +342,18 @@ def test_no_job_is_lost_in_twenty_reconfigurations_at_full_budget(live):
     live(test)
 
 
+KINDS = ((LATE, LATE), (LATE, WHOLE), (BOTH, BOTH), (WHOLE, BOTH), (WHOLE, WHOLE))
+SHORT, SHORTER = (structs.replace(BOTH, batch_cap_s=cap_s) for cap_s in (0.05, 0.02))
+CAPS = ((BOTH, BOTH), (SHORT, SHORT), (SHORTER, SHORTER), (SHORT, SHORTER))
+
+
 class Restless(AllocationPolicy):
     """Wants other workers each time, always on both cores."""
 
     name: ClassVar[str] = "restless"
     keeps_standby: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        wanted = ((LATE, LATE), (LATE, WHOLE), (BOTH, BOTH), (WHOLE, BOTH), (WHOLE, WHOLE))
+    def __init__(self, *wanted: tuple[Workers, Workers]) -> None:
         self._turns = itertools.cycle(Allocation(workers=merged(list(workers))) for workers in wanted)
 
     def ask(self, situation: Situation) -> Solve:
@@ -357,16 +362,21 @@ class Restless(AllocationPolicy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory_bytes", [10**12, 120_000_000], ids=["room", "no room for both"])
-def test_no_job_is_lost_in_twenty_plans_of_the_adapter(tmp_path, arrays, monkeypatch, memory_bytes):
-    """The adapter itself, on both cores, with and without the memory to load a worker beside those that answer."""
+@pytest.mark.parametrize(
+    ("memory_bytes", "wanted"),
+    [(10**12, KINDS), (120_000_000, KINDS), (10**12, CAPS)],
+    ids=["room", "no room for both", "caps only"],
+)
+def test_no_job_is_lost_in_twenty_plans_of_the_adapter(tmp_path, arrays, monkeypatch, memory_bytes, wanted):
+    """The adapter itself, on both cores: with the memory to load a worker beside those that answer, without it, and
+    where all workers only come back with other caps on their batches."""
     monkeypatch.setattr(adaptation, "BEAT_S", 0.2)
     monkeypatch.setattr(adaptation, "LEAST_BEAT_S", 0.05)
     folder = open_service(copy_tiny(tmp_path / "tiny"))
     adapter = Adapter(
         {"": folder.service},
         AdapterSettings(policy="restless", interval_s=0.2),
-        Restless(),
+        Restless(*wanted),
         {"": LastMax()},
         cores=2,
         memory_bytes=memory_bytes,
@@ -385,6 +395,7 @@ def test_no_job_is_lost_in_twenty_plans_of_the_adapter(tmp_path, arrays, monkeyp
             while driver.metrics._decisions["interval", "adopted"] < 20:
                 jobs = [cell.admit(decode_infer(request, None, cell.wire)) for _ in range(3)]
                 outcomes.extend([job if isinstance(job, Refused) else await job.outcome for job in jobs])
+                await asyncio.sleep(0)
 
         try:
             await asyncio.gather(*(load() for _ in range(3)))

@@ -24,7 +24,6 @@ from poise.adapting.commands import (
     SolveAllocation,
     StopWorker,
 )
-from poise.adapting.decision import Decision
 from poise.adapting.events import (
     AllocationSolved,
     Event,
@@ -41,6 +40,7 @@ from poise.files.history import WorkerChange
 from poise.scheduling.events import AllocationAdopted, RateForecast
 from poise.scheduling.events import Event as SchedulerEvent
 from poise.serving.adapter_metrics import AdapterMetrics
+from poise.serving.chronicle import Chronicle
 from poise.serving.keeper import KeptCell
 from poise.serving.solving import Solving
 
@@ -74,26 +74,17 @@ class AdaptedCell(KeptCell, Protocol):
         """Tell the scheduler of a plan's shares or of a forecast."""
 
 
-class Chronicle(Protocol):
-    """Where a history is kept; nothing here waits for it."""
-
-    def observed(self, beat: Observed) -> None:
-        """Keep a beat."""
-
-    def decided(self, decision: Decision) -> None:
-        """Keep a decision."""
-
-    def changed(self, change: WorkerChange) -> None:
-        """Keep what became of a worker."""
-
-
 class _Kept:
-    """A worker as the adapter knows it. ``then``: what it is to do once it has no batch any more."""
+    """A worker as the adapter knows it. ``then``: what it is to do once it has no batch any more.
+
+    ``held``: it is to retire, but answers until another does, or none is to come.
+    """
 
     def __init__(self, kind: Workers) -> None:
         self.kind = kind
         self.state: State = "loading"
         self.then: Literal["park", "stop"] = "park"
+        self.held = False
 
 
 class Adaptation:
@@ -218,14 +209,18 @@ class Adaptation:
     def _happened(self, event: Event) -> None:
         """Have the adapter hear of an event soon, but not in the middle of what led to it."""
         self._events.append(event)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
         if not self._pumping:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        while self._events and not self._stopped:
-            event = self._events.popleft()
-            self._carry_out_all(lambda: self._adapter.handle(event))  # noqa: B023  (called at once)
+        while not self._stopped and (self._events or self._retire_held()):
+            while self._events:
+                event = self._events.popleft()
+                self._carry_out_all(lambda: self._adapter.handle(event))  # noqa: B023  (called at once)
         self._pumping = False
         self._see_whether_started()
 
@@ -297,8 +292,8 @@ class Adaptation:
     def _park(self, command: ParkWorker) -> None:
         worker = self._workers.get(command.worker_id)
         if worker is not None and worker.state == "active":
-            worker.state, worker.then = "retiring", "park"
-            self._cell_of(worker).retire_worker(command.worker_id)
+            worker.then = "park"
+            self._retire(command.worker_id, worker)
 
     def _stop(self, command: StopWorker) -> None:
         worker = self._workers.get(command.worker_id)
@@ -307,11 +302,43 @@ class Adaptation:
         self._changed(command.worker_id, worker, "stopping")
         worker.then = "stop"
         if worker.state == "active":
-            worker.state = "retiring"
-            self._cell_of(worker).retire_worker(command.worker_id)
+            self._retire(command.worker_id, worker)
         elif worker.state in ("loading", "standby"):
             worker.state = "ending"
             self._cell_of(worker).end_worker(command.worker_id)
+
+    def _retire(self, worker_id: int, worker: _Kept) -> None:
+        """Have a worker retire; the last one that answers waits for others that are about to come back.
+
+        All may be told to retire at once, to come back with another batch-time cap: jobs that arrive meanwhile would
+        find no worker at all.
+        """
+        worker.state = "retiring"
+        worker.held = not self._others(worker, "active")
+        if worker.held:
+            self._pump_soon()
+        else:
+            self._cell_of(worker).retire_worker(worker_id)
+
+    def _retire_held(self) -> bool:
+        """Let go who was held for the others' sake, once one of them answers or none is retiring; say if any was."""
+        for worker_id, worker in self._workers.items():
+            if worker.held and (
+                self._others(worker, "active")
+                or all(other.held for other in self._others(worker, "retiring"))
+            ):
+                worker.held = False
+                self._cell_of(worker).retire_worker(worker_id)
+                return True
+        return False
+
+    def _others(self, worker: _Kept, state: State) -> list[_Kept]:
+        service = worker.kind.service
+        return [
+            other
+            for other in self._workers.values()
+            if other is not worker and other.state == state and other.kind.service == service
+        ]
 
     def _adopt(self, command: AdoptShares) -> None:
         self._cells[command.service].tell(AllocationAdopted(time.monotonic(), command.shares))
@@ -334,9 +361,8 @@ class Adaptation:
 
     def _cores_of(self, slots: Sequence[int]) -> tuple[int, ...]:
         """Return the machine's cores of some slots: from the last down, since the first are the front end's."""
-        count = len(self._cores)
-        found = {self._cores[count - 1 - slot % count] for slot in slots}
-        return tuple(sorted(found)) or self._cores
+        last = len(self._cores) - 1
+        return tuple(sorted({self._cores[last - slot % (last + 1)] for slot in slots})) or self._cores
 
     def _cores_in_use(self) -> int:
         return sum(w.kind.cores for w in self._workers.values() if w.state in ("active", "retiring"))

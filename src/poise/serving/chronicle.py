@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
+from typing import Protocol
 
 from poise.adapting.decision import Decision
 from poise.adapting.events import Observed
@@ -30,6 +31,19 @@ FORGET_EVERY_S = 3600.0
 CLOSE_LIMIT_S = 5.0
 
 log = logging.getLogger(__name__)
+
+
+class Chronicle(Protocol):
+    """Where a history is kept; nothing here waits for it."""
+
+    def observed(self, beat: Observed) -> None:
+        """Keep a beat."""
+
+    def decided(self, decision: Decision) -> None:
+        """Keep a decision."""
+
+    def changed(self, change: WorkerChange) -> None:
+        """Keep what became of a worker."""
 
 
 class NoChronicle:

@@ -26,11 +26,11 @@ from poise.files import ServiceFolder
 from poise.forecasting.base import RateHistory
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.log import LogHeader
-from poise.serving.adaptation import Adaptation, AdapterCore, Chronicle
+from poise.serving.adaptation import Adaptation, AdapterCore
 from poise.serving.arena import DEFAULT_ARENA_BYTES
 from poise.serving.asgi import DEFAULT_BODY_BYTES, App
 from poise.serving.cell import Cell
-from poise.serving.chronicle import FileChronicle, past_rates
+from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
 from poise.serving.keeper import StaticKeeper, profiled_kinds
 from poise.serving.recording import Recorder
 
