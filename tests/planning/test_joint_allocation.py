@@ -12,7 +12,8 @@ import pytest
 
 from poise.domain.allocation import Allocation, Workers
 from poise.domain.service import Device
-from poise.planning.joint_allocation import JointSolution, allocate_jointly, loaded_s, solve_jointly
+from poise.planning.joint_allocation import JointSolution, allocate_jointly, solve_jointly
+from poise.planning.joint_counts import loaded_s
 from poise.planning.joint_oracle import best_of_all, rate_of
 from poise.planning.joint_pools import Pools
 from poise.planning.joint_problem import JointProblem, Kind, LoadClass, Option

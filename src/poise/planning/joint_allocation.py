@@ -15,17 +15,24 @@ could is worth its accuracy, as in E3. A class that has no load while others hav
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from poise.domain.allocation import Allocation, Terms, Workers
+from poise.planning.joint_counts import (
+    counts_of,
+    fitting,
+    loaded_s,
+    memory_binds,
+    residents,
+    useful_counts,
+)
 from poise.planning.joint_model import Counts, Loads, Model
 from poise.planning.joint_pools import Pools
-from poise.planning.joint_problem import JointProblem, Residence, residence_of
+from poise.planning.joint_problem import JointProblem
 from poise.planning.milp import Solved, Status
 
 SHED_TOLERANCE = 1e-9
@@ -33,7 +40,6 @@ LEAST_GAIN = 1e-9
 """A level is not tried for less."""
 NO_GAP = 1e-6
 """A smaller one is rounding."""
-COUNT_TOLERANCE = 1e-9
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -142,10 +148,9 @@ class _Search:
         self._most = useful_counts(problem, pools, self._loads)
         self._load_s = np.array([kind.load_s for kind in problem.kinds])
         self._resident = residents(problem)
-        self._replaces = pools.needless(memory_binds(problem))
+        self._binds = memory_binds(problem)
         homes = {home: at for at, home in enumerate({kind.residence for kind in problem.kinds})}
-        home = np.array([homes[kind.residence] for kind in problem.kinds], dtype=np.int64)
-        self._within_home = self._replaces & (home[:, None] == home)
+        self._home = np.array([homes[kind.residence] for kind in problem.kinds], dtype=np.int64)
         self._price = problem.gamma / problem.load_unit_s
         self._best: JointSolution | None = None
         self._flows: list[tuple[int, int, float]] = []
@@ -178,17 +183,17 @@ class _Search:
         )
 
     def _keep(self) -> None:
-        """See what the start is worth as it stands, if it sheds nothing: a linear programme."""
-        if self._start is None:
-            return
-        limited = np.zeros_like(self._resident)
-        model = Model(self._problem, self._pools, self._loads, self._most, limited, fixed=self._start)
-        solved = self._spend(model.best(self._free, self._left_s, self._gap))
-        if solved.found:
-            self._adopt(model, solved)
+        """See what the start is worth as it stands, if it sheds nothing."""
+        if self._start is not None:
+            self._adopt_fixed(self._start, self._free)
 
     def _highest(self, level: float) -> float:
         """Solve the level without bounds on loading; return what must be shed, as a share."""
+        if self._binds:
+            bound = self._roomy(level, self._free)
+            if self._reached(bound):
+                self._upper = bound
+                return self._free
         model = self._model(level)
         if self._best is not None:
             worth = self._best.objective
@@ -220,6 +225,7 @@ class _Search:
         The highest one has all that the others have; if nothing in it is good enough for the lowest, none has.
         """
         left = list(levels)
+        relaxed: float | None = None
         while left and self._best is not None:
             level, worth = left[-1], self._best.objective
             bound = min(bound, self._most_at(level, most_shed))
@@ -230,6 +236,13 @@ class _Search:
             left = worthy
             if not left:
                 return
+            if self._binds and relaxed != level:
+                relaxed = level
+                bound = min(bound, self._roomy(level, most_shed))
+                if self._reached(bound):
+                    self._upper = max(self._upper, bound - self._price * level)
+                    left = left[:-1]
+                continue
             model = self._model(level)
             begun = None
             if self._best.loading * self._problem.load_unit_s <= level and most_shed <= self._free:
@@ -245,11 +258,44 @@ class _Search:
             left = [each for each in left if each < level]
             self._upper = max(self._upper, bound - self._price * level)
 
-    def _model(self, level: float) -> Model:
+    def _roomy(self, level: float, most_shed: float) -> float:
+        """Return what a level is worth at most, without LC, from how it were if memory were ample.
+
+        That is much quicker, and often what it finds fits, or does once workers hold only what they use: adopted.
+        """
+        roomy = msgspec.structs.replace(self._problem, memory_bytes=inf)
+        model = self._model(level, roomy)
+        solved = self._spend(model.best(most_shed, self._left_s, self._gap))
+        if not solved.found:
+            return -inf if solved.status == "infeasible" else inf
+        fitted = fitting(self._problem, self._pools, model.counts(solved), model.shares(solved)[1])
+        if fitted is not None:
+            self._adopt_fixed(fitted, most_shed)
+        return solved.bound
+
+    def _adopt_fixed(self, counts: Counts, most_shed: float) -> None:
+        """Take some workers, as well used as they can be, if that is the best so far: a linear programme."""
+        limited = np.zeros_like(self._resident)
+        model = Model(self._problem, self._pools, self._loads, self._most, limited, fixed=counts)
+        solved = self._spend(model.best(most_shed, self._left_s, self._gap))
+        if solved.found:
+            self._adopt(model, solved)
+
+    def _reached(self, bound: float) -> bool:
+        """Whether the best so far is as good as a bound that leaves LC out."""
+        if self._best is None:
+            return False
+        worth = self._best.objective + self._problem.gamma * self._best.loading
+        return worth >= bound - max(LEAST_GAIN, self._gap * abs(worth))
+
+    def _model(self, level: float, problem: JointProblem | None = None) -> Model:
         free = self._load_s <= level
         limited = np.where(free[:, None], -1, self._resident)
-        needless = (self._replaces & free[:, None]).any(axis=0) | self._within_home.any(axis=0)
-        return Model(self._problem, self._pools, self._loads, np.where(needless, 0, self._most), limited)
+        replaces = self._pools.needless(self._binds and problem is None)
+        within_home = replaces & (self._home[:, None] == self._home)
+        needless = (replaces & free[:, None]).any(axis=0) | within_home.any(axis=0)
+        most = self._most if problem is None else useful_counts(problem, self._pools, self._loads)
+        return Model(problem or self._problem, self._pools, self._loads, np.where(needless, 0, most), limited)
 
     def _most_at(self, level: float, most_shed: float) -> float:
         """No allocation of a level is worth more than this, without LC: each class at its best, on fewest cores."""
@@ -308,75 +354,3 @@ class _Search:
             gap=solved.gap,
             solve_s=solved.solve_s,
         )
-
-
-def counts_of(problem: JointProblem, workers: tuple[Workers, ...]) -> Counts:
-    """Return how many of some workers are of which kind, [cell][kind]; those of no kind are left out."""
-    known = {(*kind.residence, kind.batch_cap_s): at for at, kind in enumerate(problem.kinds)}
-    found = [[0] * len(problem.kinds) for _ in range(problem.cells)]
-    for each in workers:
-        at = known.get((*residence_of(each), each.batch_cap_s))
-        if at is not None and each.cell < problem.cells:
-            found[each.cell][at] += each.count
-    return tuple(tuple(own) for own in found)
-
-
-def residents(problem: JointProblem) -> NDArray[np.int64]:
-    """Return how many workers have the resident set of each kind loaded, [kind, cell]."""
-    resident = problem.resident()
-    return np.array(
-        [
-            [resident.get((kind.residence, cell), 0) for cell in range(problem.cells)]
-            for kind in problem.kinds
-        ],
-        dtype=np.int64,
-    ).reshape(len(problem.kinds), problem.cells)
-
-
-def useful_counts(problem: JointProblem, pools: Pools, loads: Loads) -> NDArray[np.int64]:
-    """Return, of each kind, how many workers of it fit into a cell and could be of any use.
-
-    No more than carry all the load by their slowest choices, in a pool whose best choices no larger one exceeds:
-    whatever more of them answer, these do as accurately.
-    """
-    found = np.zeros(len(problem.kinds), dtype=np.int64)
-    ahead = pools.best_accuracy.copy()
-    for at in range(len(pools) - 2, -1, -1):
-        if pools.kind[at] == pools.kind[at + 1]:
-            np.maximum(ahead[at], ahead[at + 1], out=ahead[at])
-    final: NDArray[np.bool_] = np.all(pools.best_accuracy >= ahead, axis=1)
-    need = pools.slowest_s @ (loads.load * (loads.value > 0))
-    enough = np.maximum(pools.least, 1 if loads.idle else np.ceil(need - COUNT_TOLERANCE).astype(np.int64))
-    for at in range(len(pools) - 1, -1, -1):
-        if final[at] and enough[at] <= pools.most[at]:
-            found[pools.kind[at]] = enough[at]
-    fit = [problem.most_workers(kind) for kind in problem.kinds]
-    return np.minimum(found, np.array(fit, dtype=np.int64))
-
-
-def memory_binds(problem: JointProblem) -> bool:
-    """Whether workers that fit the cores and accelerators might not fit the memory."""
-    if problem.memory_bytes == inf:
-        return False
-    most: dict[str, float] = {}
-    for kind in problem.kinds:
-        if kind.device == "cpu":
-            each = kind.memory_bytes / kind.cores * problem.cores if kind.cores else inf
-        else:
-            each = kind.memory_bytes * problem.accelerators.get(kind.device, 0)
-        most[kind.device] = max(most.get(kind.device, 0.0), each)
-    return sum(most.values()) > problem.memory_bytes
-
-
-def loaded_s(problem: JointProblem, counts: tuple[tuple[int, ...], ...]) -> float:
-    """Return the longest load time among kinds that get more workers than have their resident set loaded."""
-    resident = problem.resident()
-    wanted: dict[tuple[Residence, int], int] = {}
-    time_s: Mapping[Residence, float] = {kind.residence: kind.load_s for kind in problem.kinds}
-    for cell, of_cell in enumerate(counts):
-        for kind, count in zip(problem.kinds, of_cell, strict=True):
-            wanted[kind.residence, cell] = wanted.get((kind.residence, cell), 0) + count
-    return max(
-        (time_s[home] for (home, cell), n in wanted.items() if n > resident.get((home, cell), 0)),
-        default=0.0,
-    )

@@ -92,7 +92,7 @@ class Model:
             self.programme.bound(self._shed + q, upper=1.0 if value > 0 else 0.0)
         costs = self.programme.costs
         self.programme.price({self._shed + q: -value for q, value in enumerate(self._loads.value.tolist())})
-        solved = self.programme.solve(time_limit_s=time_limit_s, gap=gap, at_once=True)
+        solved = self.programme.solve(time_limit_s=time_limit_s, gap=gap, at_once=gap > 0)
         self.programme.price(dict(enumerate(costs)))
         return solved
 
@@ -115,7 +115,7 @@ class Model:
             programme.row(shed, upper=most_shed)
         if above > -inf:
             programme.row(enumerate(programme.costs), lower=above)
-        return programme.solve(time_limit_s=time_limit_s, gap=gap, start=start, at_once=True)
+        return programme.solve(time_limit_s=time_limit_s, gap=gap, start=start, at_once=gap > 0)
 
     def begun(self, counts: Counts, flows: Iterable[tuple[int, int, float]]) -> dict[int, float] | None:
         """Return counts and flows (cell, choice, share) as values of columns; None where some are not offered."""
