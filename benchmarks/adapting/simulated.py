@@ -93,7 +93,8 @@ def measure(bench: Bench) -> Result:
 def _tasks(seeds: Sequence[int], seconds: int, *, quick: bool) -> Iterator[Task]:
     for slice_name in SLICES:
         for system in WEIGHED:
-            for beta in (PAPERS_BETA,) if quick else BETAS:
+            everywhere = slice_name == "bursty" or system in ("poise", "infadapter")
+            for beta in BETAS if everywhere and not quick else (PAPERS_BETA,):
                 yield from _seeded(seeds, slice_name, system, seconds, beta=beta)
         for variant in ("18", "50", "152") if quick else reference.ACCURACY:
             yield from _seeded(seeds, slice_name, "vpa", seconds, variant=variant)
@@ -181,7 +182,10 @@ def _by_beta(result: Result, slice_name: str) -> Grid:
         f"What β does, {slice_name} slice: violations % / points lost / cores",
         ("β", *WEIGHED),
         [
-            [f"{beta:g}", *(_triple(known[system, beta]) for system in WEIGHED)]
+            [
+                f"{beta:g}",
+                *(_triple(known[system, beta]) if (system, beta) in known else "" for system in WEIGHED),
+            ]
             for beta in BETAS
             if (WEIGHED[0], beta) in known
         ],
