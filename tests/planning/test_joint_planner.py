@@ -152,11 +152,21 @@ def test_workers_of_other_sets_and_without_a_cap_are_understood() -> None:
     planner = JointPlanner(*family())
     odd = (Workers(variants=("large", "small"), count=2),)
     assert planner.capacity_rps(odd) == pytest.approx(2 * 32.0)
+    assert planner.capacity_rps((msgspec.structs.replace(odd[0], batch_cap_s=0.5),)) == planner.capacity_rps(
+        odd
+    )
     kept = solved(planner, {"c0": 3.0}, running=odd)
     assert kept.terms is not None
     assert kept.terms.loading == 0.0
     assert {frozenset(each.variants) for each in kept.workers} == {frozenset(("large", "small"))}
-    gone = (Workers(variants=("unheard-of",), count=3),)
+    plain = tuple(Workers(variants=("small", "middle", "large"), count=n) for n in (1,))
+    assert solved(planner, {"c0": 2.0}, running=plain).workers == (
+        msgspec.structs.replace(plain[0], batch_cap_s=0.5),
+    )
+    gone = (
+        Workers(variants=("unheard-of",), count=3),
+        Workers(variants=("small",), count=1, service="other"),
+    )
     assert planner.capacity_rps(gone) == 0.0
     assert solved(planner, {"c0": 3.0}, running=gone).shed == {"c0": 0.0}
 

@@ -13,7 +13,7 @@ from poise.domain.allocation import Allocation, Workers
 from poise.domain.profile import Profile
 from poise.domain.rate_table import RateTable
 from poise.domain.service import Service
-from poise.planning.joint_allocation import JointSolution, solve_jointly
+from poise.planning.joint_allocation import solve_jointly
 from poise.planning.joint_pools import Pools
 from poise.planning.joint_problem import JointProblem, Kind, LoadClass, residence_of
 from poise.planning.milp import Programme
@@ -97,9 +97,9 @@ class JointPlanner:
         """
         problem, pools = self._problem(loads, running, standby, cores, memory_bytes, cells)
         solution = solve_jointly(
-            problem, time_limit_s=time_limit_s, gap=gap, start=tuple(running), pools=pools
+            problem, time_limit_s=time_limit_s, gap=gap, start=problem.running, pools=pools
         )
-        return None if solution is None else _of_known_classes(solution, problem)
+        return None if solution is None else solution.allocation(problem)
 
     def capacity_rps(
         self, workers: Sequence[Workers], mix: Mapping[str, float] | None = None, *, cores: int | None = None
@@ -115,7 +115,7 @@ class JointPlanner:
         problem, pools = self._problem(
             {name: share / total for name, share in shares.items()}, workers, (), cores, None, None
         )
-        return _most_carried(problem, pools, workers)
+        return _most_carried(problem, pools)
 
     def _problem(
         self,
@@ -135,6 +135,7 @@ class JointPlanner:
                 raise ValueError(
                     f"got a load of {each.load_rps!r} of class {each.name!r}, expected a finite number of at least 0"
                 )
+        running, standby = self._held(running), self._held(standby)
         known = self._kinds(tuple(classes), (*running, *standby), cores, memory_bytes)
         return JointProblem(
             classes=tuple(classes),
@@ -143,8 +144,8 @@ class JointPlanner:
             memory_bytes=memory_bytes,
             accelerators=budget.accelerators,
             cells=budget.cells if cells is None else cells,
-            running=tuple(running),
-            standby=tuple(standby),
+            running=running,
+            standby=standby,
             alpha=adapter.alpha,
             beta=adapter.beta,
             gamma=adapter.gamma,
@@ -152,6 +153,16 @@ class JointPlanner:
                 variant.load_time_s for maker in self._makers.values() for variant in maker.profile.variants
             ),
         ), known.pools
+
+    def _held(self, workers: Sequence[Workers]) -> tuple[Workers, ...]:
+        """Return workers with the cap of a kind: the nearest; those of services there are not are left out."""
+        return tuple(
+            msgspec.structs.replace(
+                each, batch_cap_s=self._makers[each.service].nearest_cap_s(each.batch_cap_s)
+            )
+            for each in workers
+            if each.service in self._makers
+        )
 
     def _load_class(self, name: str, load_rps: float) -> LoadClass:
         maker, key = self._maker(name)
@@ -201,26 +212,17 @@ class JointPlanner:
         return tuple(key for name in names for owner, key in (self._maker(name),) if owner is maker)
 
 
-def _of_known_classes(solution: JointSolution, problem: JointProblem) -> Allocation:
-    return solution.allocation(problem)
-
-
-def _most_carried(problem: JointProblem, pools: Pools, workers: Sequence[Workers]) -> float:
-    """Return the largest factor on the loads that some workers carry: a linear programme."""
+def _most_carried(problem: JointProblem, pools: Pools) -> float:
+    """Return the largest factor on the loads that the running workers carry: a linear programme."""
     programme = Programme()
     scale = programme.column(1.0)
     rows: list[list[tuple[int, float]]] = [[(scale, -each.load_rps)] for each in problem.classes]
     above: list[list[tuple[int, float]]] = [[] for _ in problem.classes]
     counted: dict[tuple[object, ...], int] = {}
-    caps = {(*kind.residence, kind.batch_cap_s) for kind in problem.kinds}
-    for each in workers:
-        cap_s = each.batch_cap_s
-        if (*residence_of(each), cap_s) not in caps:
-            own = [k.batch_cap_s for k in problem.kinds if k.residence == residence_of(each)]
-            cap_s = max((c for c in own if c is not None), default=None)
-        key = (*residence_of(each), cap_s, each.cell)
+    for each in problem.running:
+        key = (*residence_of(each), each.batch_cap_s, each.cell)
         counted[key] = counted.get(key, 0) + each.count
-    cells = sorted({each.cell for each in workers})
+    cells = sorted({each.cell for each in problem.running})
     for cell in cells:
         for pool in range(len(pools)):
             kind = problem.kinds[pools.kind[pool]]

@@ -5,7 +5,7 @@ Values only: nothing here knows of files, profiles or solvers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from math import inf
 from typing import Literal
@@ -144,8 +144,3 @@ class JointProblem(msgspec.Struct, frozen=True, kw_only=True):
         if kind.device != "cpu":
             most = min(most, self.accelerators.get(kind.device, 0))
         return int(most) if most < inf else 0
-
-
-def covers(option: Option, classes: Iterable[LoadClass]) -> bool:
-    """Whether an option answers items of any of some classes."""
-    return any(any(option.rates.get(each.name, ())) for each in classes)

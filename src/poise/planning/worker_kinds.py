@@ -127,6 +127,12 @@ class KindMaker:
     def _cap(self, cap_s: float) -> float:
         return next((known for known in self.caps_s if same(known, cap_s)), cap_s)
 
+    def nearest_cap_s(self, cap_s: float | None) -> float:
+        """Return the cap nearest to one; without one, to half the shortest SLO, as the scheduler takes it."""
+        shortest_s = min(each.latency_slo_s for each in self.service.classes.values())
+        wanted_s = CAPS_OF_SLO[0] * shortest_s if cap_s is None else cap_s
+        return min(self.caps_s, key=lambda known_s: abs(known_s - wanted_s))
+
     def load_class(self, key: str, load_rps: float) -> LoadClass:
         """Return a class, or the part of it that brings only some modalities, as E4 knows it.
 
@@ -187,17 +193,14 @@ class KindMaker:
         resident: tuple[str, ...],
         threads: int,
         device: Device,
-        cap_s: float | None,
+        cap_s: float,
         keys: tuple[str, ...],
     ) -> Kind:
-        """Return one kind; without a cap it is as one of half the shortest SLO, as the scheduler takes it."""
-        held_s = cap_s
-        if held_s is None:
-            held_s = CAPS_OF_SLO[0] * min(each.latency_slo_s for each in self.service.classes.values())
+        """Return one kind."""
         options = tuple(
             option
             for name in resident
-            for option in self._doing(name, threads, device, self._cap(held_s), keys)
+            for option in self._doing(name, threads, device, self._cap(cap_s), keys)
         )
         measured = [self.profile.variant(name) for name in resident]
         return Kind(
