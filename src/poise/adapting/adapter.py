@@ -73,7 +73,7 @@ class Adapter:
         self.monitors = {
             name: LoadMonitor(service.classes, (past or {}).get(name)) for name, service in services.items()
         }
-        self._forecasters = forecasters
+        self._forecasters = dict(forecasters)
         self._memory_bytes = memory_bytes
         self._reconciler = Reconciler(
             self.books, memory_of, memory_bytes, standby=policy.keeps_standby and settings.standby
@@ -117,6 +117,10 @@ class Adapter:
         else:
             self._decide("start")
         return out
+
+    def forecast_with(self, service: str, forecaster: Forecaster) -> None:
+        """Forecast the load of a service with another forecaster from now on."""
+        self._forecasters[service] = forecaster
 
     def handle(self, event: Event) -> list[Command]:
         """Take one event and return what is to be done now, in order."""

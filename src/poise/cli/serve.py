@@ -160,7 +160,9 @@ def adapting_of(
     def make(past: Mapping[str, RateHistory]) -> AdapterCore:
         return make_adapter(served, policy, forecasters, cores=given, past=past)
 
-    return Adapting(make, first_workers(served, policy, given), history or history_path(first.file))
+    retrains = settings.forecaster.kind == "seasonal"
+    kept = history or history_path(first.file)
+    return Adapting(make, first_workers(served, policy, given), kept, retrains)
 
 
 def _cores(opened: Sequence[Opened], budget: int) -> int:

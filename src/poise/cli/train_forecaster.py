@@ -16,10 +16,12 @@ import typer
 from poise.cli.console import err, out, print_json
 from poise.cli.workload_flags import read_trace
 from poise.errors import ConfigError
+from poise.files.history import HistoryReader
 from poise.forecasting.base import RateHistory
 from poise.workload import parse_trace, slice_trace
 
-HORIZONS_S = (1, 5, 30, 60)
+HORIZONS_S = (1, 2, 5, 30, 60)
+SQLITE_BEGINS = b"SQLite format 3\0"
 
 
 class Kind(StrEnum):
@@ -45,7 +47,10 @@ class TrainedForecaster(msgspec.Struct, frozen=True):
 
 def train_forecaster(
     trace: Annotated[
-        Path, typer.Argument(help="jobs per second, one whole number a line (.xz, .gz and .bz2 too)")
+        Path,
+        typer.Argument(
+            help="jobs per second, one whole number a line (.xz, .gz and .bz2 too), or a server's history"
+        ),
     ],
     to: Annotated[Path, typer.Option("--out", help="the file to write; named by adapter.forecaster.file")],
     *,
@@ -53,7 +58,7 @@ def train_forecaster(
     horizon: Annotated[
         list[int] | None,
         typer.Option(
-            help="seasonal: forecast so many seconds ahead; may be repeated (default: 1, 5, 30, 60)"
+            help="seasonal: forecast so many seconds ahead; may be repeated (default: 1, 2, 5, 30, 60)"
         ),
     ] = None,
     from_s: Annotated[
@@ -68,6 +73,7 @@ def train_forecaster(
             "--begins-at-s", help="when the trace begins, in seconds since the epoch, for hours and days"
         ),
     ] = 0.0,
+    service: Annotated[str, typer.Option(help="a history of several services: which of them")] = "",
     gaps: Annotated[bool, typer.Option("--gaps", help="a 0 in the trace is a gap in the recording")] = False,
     seed: Annotated[int, typer.Option(help="of what is drawn at random", min=0, max=2**31 - 1)] = 1,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
@@ -82,7 +88,10 @@ def train_forecaster(
         raise ConfigError(what, field="--out", expected="a file to write")
     if not math.isfinite(begins_at_s):
         raise ConfigError(f"got {begins_at_s}", field="--begins-at-s", expected="a number of seconds")
-    history = _history(trace, from_s, duration_s, begins_at_s, gaps)
+    if _is_history(trace):
+        history = _observed(trace, service)
+    else:
+        history = _history(trace, from_s, duration_s, begins_at_s, gaps)
     horizons_s = sorted(set(horizon or HORIZONS_S)) if kind is Kind.SEASONAL else [60]
     observed_s = int(np.count_nonzero(~np.isnan(history.rates)))
     err.print(f"training {kind} on {observed_s:,} s of {trace.name}", highlight=False)
@@ -104,6 +113,23 @@ def train_forecaster(
         out.print(
             f"{to}: {kind}, {len(data):,} bytes, trained in {took_s:.0f} s", highlight=False, soft_wrap=True
         )
+
+
+def _is_history(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SQLITE_BEGINS)) == SQLITE_BEGINS
+    except OSError:
+        return False  # what is wrong with it is said where it is read
+
+
+def _observed(path: Path, service: str) -> RateHistory:
+    """Return what a server observed, with the time of day; gaps are known there."""
+    reader = HistoryReader(path)
+    try:
+        return reader.rates(service)
+    finally:
+        reader.close()
 
 
 def _history(trace: Path, from_s: int, duration_s: int | None, begins_at_s: float, gaps: bool) -> RateHistory:

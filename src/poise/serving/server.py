@@ -33,6 +33,7 @@ from poise.serving.cell import Cell
 from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
 from poise.serving.keeper import StaticKeeper, profiled_kinds
 from poise.serving.recording import Recorder
+from poise.serving.retraining import Retraining
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75
@@ -54,12 +55,13 @@ class Adapting(msgspec.Struct, frozen=True):
     """How the cells are adapted. ``make`` is given what is known of the load from before, by service.
 
     Where there is only one service it is under the empty name. ``initial`` are the workers to begin with, ``history``
-    the file that is kept.
+    the file that is kept. ``retrains``: whether the forecasters are trained anew from it.
     """
 
     make: Callable[[Mapping[str, RateHistory]], AdapterCore]
     initial: tuple[Workers, ...]
     history: Path
+    retrains: bool = False
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,12 +160,17 @@ async def _serve(
     on_ready: Callable[[str], None],
 ) -> int:
     cells = _cells(services, settings)
-    chronicle = None
+    chronicle = retraining = None
     if settings.adapting is not None:
         past = await _past(settings.adapting.history, list(cells))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         chronicle = FileChronicle(settings.adapting.history)
-        adapt(cells, settings.adapting.make(past), chronicle, settings.adapting.initial)
+        adapter = settings.adapting.make(past)
+        adapt(cells, adapter, chronicle, settings.adapting.initial)
+        if settings.adapting.retrains:
+            names = {key: key or cell.wire.name for key, cell in cells.items()}
+            retraining = Retraining(settings.adapting.history, names, adapter.forecast_with)
+            retraining.start()
     served = list(cells.values())
     http = _HttpServer(_http_config(App(served, settings.max_body_bytes)))
     signals = _Signals()
@@ -171,6 +178,8 @@ async def _serve(
     try:
         return await _until_stopped(served, signals, settings, lambda: on_ready(url_of(listener)))
     finally:
+        if retraining is not None:
+            await retraining.stop()
         for cell in served:
             await cell.stop()
         http.should_exit = True
