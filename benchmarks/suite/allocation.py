@@ -176,8 +176,8 @@ def grids(result: Result) -> Iterator[Grid]:
             ]
             for cost in result.costs
         ],
-        note="Random families on 1, 2 and 4 threads, in batches of 1 to 32, at 20 to 120 % of what the cores carry "
-        "with the variant in the middle. Cold: nothing runs. Warm: the cold answer runs and 5 % more load comes; kept: "
-        "all is left as it is. All of the solving counts, in Python and in HiGHS, but for pools and hulls, worked out "
+        note="Random families on 1, 2 and 4 threads, in batches of 1 to 32, at 20 to 120 %, or 8 times, what the cores "
+        "carry with the variant in the middle. Cold: nothing runs. Warm: the cold answer runs and 5 % more load comes; "
+        "kept: all is left as it is. All of the solving counts, in Python and in HiGHS, but for pools and hulls, made "
         f"once (prepare). Time limit {TIME_LIMIT_S:g} s.",
     )

@@ -13,7 +13,7 @@ THREADS = (1, 2, 4)
 BATCHES = (1, 2, 4, 8, 16, 32)
 SLOS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 WORKERS = (1, 2, 4, 8, 16)
-LOADS = (0.2, 0.5, 0.8, 1.2)
+LOADS = (0.2, 0.5, 0.8, 1.2, 8.0)
 """Of about what all cores carry with the variant in the middle."""
 GROWTH = 1.05
 """How much more load a warm start meets than what runs was made for."""

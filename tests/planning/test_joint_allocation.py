@@ -252,6 +252,28 @@ def test_leaving_out_what_no_optimum_needs_changes_no_optimum() -> None:
     assert smaller >= 60
 
 
+def test_every_vertex_of_a_hull_is_needed_and_nothing_else() -> None:
+    rng = np.random.default_rng(6)
+    vertices = 0
+    for _ in range(60):
+        accuracy = np.sort(rng.random(8))
+        rates = np.sort(rng.uniform(1, 20, 8))[::-1] if rng.integers(2) else rng.uniform(1, 20, 8)
+        options = tuple(
+            Option(variant=f"v{o}", accuracy=float(a), rates={"c": (float(r),)})
+            for o, (a, r) in enumerate(zip(accuracy, rates, strict=True))
+        )
+        kind = Kind(variants=tuple(each.variant for each in options), options=options)
+        vertices += _size(Pools((kind,), (LoadClass(name="c", load_rps=1.0),)))
+        for load in np.linspace(float(rates.min()) * 0.9, float(rates.max()), 7).tolist():
+            problem = both(load, kinds=(kind,), cores=1)
+            every = solve_jointly(problem, pools=Pools((kind,), problem.classes, hulls=False))
+            few = solve_jointly(problem)
+            assert every is not None
+            assert few is not None
+            assert few.objective == pytest.approx(every.objective, abs=1e-7)
+    assert 2 * 60 < vertices < 6 * 60
+
+
 def _size(pools: Pools) -> int:
     return len(pools.accuracy)
 
