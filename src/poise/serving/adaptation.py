@@ -37,7 +37,6 @@ from poise.adapting.events import (
 from poise.domain.allocation import Workers
 from poise.errors import PoiseError, WorkerError
 from poise.files.history import WorkerChange
-from poise.forecasting.base import Forecaster
 from poise.scheduling.events import AllocationAdopted, RateForecast
 from poise.scheduling.events import Event as SchedulerEvent
 from poise.serving.adapter_metrics import AdapterMetrics
@@ -63,9 +62,6 @@ class AdapterCore(Protocol):
 
     def handle(self, event: Event) -> list[Command]:
         """Take one event and return what is to be done now, in order."""
-
-    def forecast_with(self, service: str, forecaster: Forecaster) -> None:
-        """Forecast the load of a service with another forecaster from now on."""
 
 
 class AdaptedCell(KeptCell, Protocol):

@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 
 import poise
+from poise.adapting.adapter import Adapter
 from poise.domain.allocation import Workers
 from poise.domain.profile import Profile
 from poise.errors import ConfigError
@@ -167,7 +168,7 @@ async def _serve(
         chronicle = FileChronicle(settings.adapting.history)
         adapter = settings.adapting.make(past)
         adapt(cells, adapter, chronicle, settings.adapting.initial)
-        if settings.adapting.retrains:
+        if settings.adapting.retrains and isinstance(adapter, Adapter):
             names = {key: key or cell.wire.name for key, cell in cells.items()}
             retraining = Retraining(settings.adapting.history, names, adapter.forecast_with)
             retraining.start()
