@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import inf
 from time import perf_counter
 
 import msgspec
@@ -29,7 +28,7 @@ class Size(msgspec.Struct, frozen=True):
     gap: float
     problems: int
     goal_s: float | None
-    memory: float = inf
+    memory: float = 1.0
 
 
 SIZES = (

@@ -20,7 +20,7 @@ GROWTH = 1.05
 
 
 def random_problem(
-    rng: np.random.Generator, cores: int, variants: int, classes: int, *, memory_of_need: float = inf
+    rng: np.random.Generator, cores: int, variants: int, classes: int, *, memory_of_need: float = 1.0
 ) -> JointProblem:
     """Return a problem with 3 thread counts and 6 batch sizes; its classes have floors and weights.
 
