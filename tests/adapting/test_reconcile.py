@@ -141,11 +141,9 @@ def test_another_batch_time_cap_needs_no_loading() -> None:
     books.add(A, "active", (0,))
     one = reconciler(books)
     commands = one.step((capped,), always).commands
-    assert [type(c) for c in commands] == [ParkWorker]
-    books.by_id[1].state, books.by_id[1].slots = "standby", ()
-    commands = one.step((capped,), always).commands
-    assert [type(c) for c in commands] == [ActivateWorker]
+    assert commands == [ActivateWorker(1, capped, (0,))]
     assert books.by_id[1].kind == capped
+    assert one.step((capped,), always).commands == []
 
 
 def test_what_is_held_back_is_not_loaded() -> None:
@@ -175,7 +173,7 @@ class Histories(RuleBasedStateMachine):
         before = {w.worker_id: w.state for w in self.books}
         for command in self.reconciler.step(self.target, always).commands:
             if isinstance(command, ActivateWorker):
-                assert before.get(command.worker_id) == "standby"
+                assert before.get(command.worker_id) in ("standby", "active")
             elif isinstance(command, ParkWorker):
                 assert before[command.worker_id] == "active"
             elif isinstance(command, StopWorker):

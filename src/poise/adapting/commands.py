@@ -38,7 +38,10 @@ class LoadWorker(_Command, frozen=True, tag=True):
 
 
 class ActivateWorker(_Command, frozen=True, tag=True):
-    """Pin a loaded worker to its slots, give it normal priority, and tell the scheduler that it is ready."""
+    """Pin a loaded worker to its slots, give it normal priority, and tell the scheduler that it is ready.
+
+    One that is active is only told its new batch-time cap: ``WorkerReady`` once more.
+    """
 
     worker_id: int
     kind: Workers

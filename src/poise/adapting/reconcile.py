@@ -64,6 +64,7 @@ class Reconciler:
         wanted: Counter[Workers] = Counter()
         for workers in target:
             wanted[one_of(workers)] += workers.count
+        self._recast(wanted)
         active = Counter(worker.kind for worker in self._books.in_state("active"))
         missing = wanted - active
         pending_cores = self._load_missing(wanted, carries, held_back or {})
@@ -73,15 +74,29 @@ class Reconciler:
             for worker in [w for w in standby if residence(w.kind) == residence(kind)][:count]:
                 standby.remove(worker)
                 ready.append((worker, kind))
-        places = {residence(kind) for kind in missing}
-        recast = any(residence(kind) in places for kind in active - wanted)
-        self._release(active - wanted, pending_cores, followed=recast or bool(ready))
+        self._release(active - wanted, pending_cores, followed=bool(ready))
         for worker, kind in ready:
             self._activate(worker, kind)
         if not self._standby:
             for worker in standby:
                 self._stop(worker)
         return Reconciled(self._commands, self._blocked)
+
+    def _recast(self, wanted: Counter[Workers]) -> None:
+        """Give active workers another batch-time cap where just that is what is wanted."""
+        active = self._books.in_state("active")
+        surplus = Counter(worker.kind for worker in active) - wanted
+        missing = wanted - Counter(worker.kind for worker in active)
+        for worker in active:
+            if surplus[worker.kind] <= 0:
+                continue
+            for kind, count in missing.items():
+                if count > 0 and residence(kind) == residence(worker.kind):
+                    surplus[worker.kind] -= 1
+                    missing[kind] -= 1
+                    worker.kind = kind
+                    self._commands.append(ActivateWorker(worker.worker_id, kind, worker.slots))
+                    break
 
     def _load_missing(
         self, wanted: Counter[Workers], carries: Carries, held_back: Mapping[Workers, float]
@@ -185,7 +200,7 @@ class Reconciler:
     def _release(self, surplus: Counter[Workers], pending_cores: int, *, followed: bool) -> None:
         """Let workers go that the target does without, but as many cores as are still to be loaded.
 
-        The last one goes only if it is ``followed`` by one that is ready, or comes back with another batch-time cap.
+        The last one goes only if it is ``followed`` by one that is ready.
         """
         leaving = [worker for worker in self._books.in_state("active") if surplus[worker.kind] > 0]
         kept = pending_cores

@@ -46,7 +46,7 @@ class BatchFailed(_Event, frozen=True, tag=True):
 
 
 class WorkerReady(_Event, frozen=True, tag=True):
-    """A worker has loaded its resident set and may be given batches, or was retired and is back.
+    """A worker has loaded its resident set and may be given batches, or was retired and is back, or has another cap.
 
     Units: ``batch_cap_s`` in seconds: no batch of more than one item is planned to take longer on it (policy ``poise``;
     others take no notice). None: there is no such bound.

@@ -61,7 +61,7 @@ class WorkerPool:
         """The least that jobs cost on any of them."""
 
     def add(self, event: WorkerReady) -> None:
-        """Take in a worker that has loaded its resident set, or is back.
+        """Take in a worker that has loaded its resident set, or is back; or give one that is here another cap.
 
         Raises:
             InternalError: it is here already, or still has a batch of another resident set.
@@ -73,6 +73,9 @@ class WorkerPool:
         if cap_s is not None and not 0.0 < cap_s < inf:
             raise InternalError("a worker with a batch cap that is no time", story=(repr(event),))
         if known is not None:
+            if known.stages is stages and not known.retiring and known.batch_cap_s != cap_s:
+                known.batch_cap_s = cap_s
+                return
             if not (known.retiring and known.stages is stages):
                 raise InternalError(f"worker {event.worker_id} became ready twice", story=(repr(event),))
             worker = known

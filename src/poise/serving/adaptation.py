@@ -280,7 +280,7 @@ class Adaptation:
 
     def _activate(self, command: ActivateWorker) -> None:
         worker = self._workers.get(command.worker_id)
-        if worker is None or worker.state != "standby":
+        if worker is None or worker.state not in ("standby", "active"):
             return  # it is gone, and the adapter will have heard
         worker.state = "active"
         worker.kind = command.kind
