@@ -77,7 +77,8 @@ def hold_equal(problem: CoreProblem, tolerance: float) -> JointSolution:
     core = allocate_cores(problem)
     assert joint is not None
     assert core is not None
-    assert joint.shed_rps[0] == pytest.approx(core.shed_rps, rel=1e-6, abs=1e-6)
+    # HiGHS holds constraints to 1e-6, here of a whole load.
+    assert joint.shed_rps[0] == pytest.approx(core.shed_rps, abs=2e-6 * (1 + problem.load_rps))
     if core.shed_rps:
         answered = (problem.load_rps - core.shed_rps) / problem.load_rps
         core = allocate_cores(msgspec.structs.replace(problem, alpha=problem.alpha * answered))
@@ -155,4 +156,4 @@ def problems(draw: st.DrawFn) -> CoreProblem:
 @settings(max_examples=120, deadline=None)
 @given(problems())
 def test_on_random_problems(problem: CoreProblem) -> None:
-    hold_equal(problem, tolerance=2e-6)
+    hold_equal(problem, tolerance=5e-6)
