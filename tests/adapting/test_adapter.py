@@ -390,3 +390,19 @@ def test_missed_jobs_of_a_load_above_the_plan_are_no_strain() -> None:
     world.beat(20, 3)
     world.beat(60, 1, missed=100)
     assert world.policy.situations[-1].jobs_rps == pytest.approx(60.0)
+
+
+def test_a_load_at_the_edge_of_its_band_causes_no_thrash() -> None:
+    """Single beats above the plan of 22 are not enough; and after a decision there is quiet, whatever comes."""
+    world = World(Scripted(early=True), headroom=1.1, interval_s=1000.0)
+    world.start()
+    for rps in [20, *[24, 20] * 30]:
+        world.beat(rps)
+    assert [d.reason for d in world.decisions] == ["start"]
+    world.policy.answer = lambda situation: Allocation(workers=(workers("large", 3),))
+    at_s = world.now_s
+    for step in range(30):
+        world.beat(100.0 * 1.5**step)  # always far above what was planned for
+    early = [d for d in world.decisions if d.reason == "band" and d.at_s > at_s]
+    assert 2 <= len(early) <= 15  # not at every beat: two seconds of quiet after each
+    assert sum(d.loads + d.activates + d.parks + d.stops for d in early) <= 4
