@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from poise.adapting.policy import cores_by_variant
 from poise.cli.allocate_jointly import allocate_together, show_together
 from poise.cli.allocate_loads import current_of, loads_of
 from poise.cli.console import out, print_json
-from poise.domain.allocation import Allocation, Terms, Workers
 from poise.errors import ConfigError, WorkerError
 from poise.files import ServiceFolder, open_service
 from poise.planning.core_allocation import CoreAllocation, CoreProblem, allocate_cores
-from poise.planning.core_capacity import candidate_of
+from poise.planning.core_problem import as_allocation, candidates_of, core_problem
 
 MOST_CORES = 4096
 ADAPTERS = ("infadapter", "poise")
@@ -64,14 +64,14 @@ def allocate(
             show_together(together, loads)
         return
     folder, carried = folders[0], _only_load(folders, loads)
-    before = _cores_of(running)
+    before = cores_by_variant(tuple(running))
     found = (
         _fewest(folder, carried, before)
         if most is None
         else _answer(allocate_cores(problem_of(folder, carried, most, before)))
     )
     if json:
-        print_json(_as_printed(folder, found))
+        print_json(as_allocation(found, folder.service.default_class))
     else:
         _show(folder, found, carried)
 
@@ -107,25 +107,8 @@ def problem_of(folder: ServiceFolder, load: float, cores: int, current: Mapping[
     Raises:
         ConfigError: the profile says nothing about a variant's capacity.
     """
-    service, settings = folder.service, folder.service.adapter
-    slo_s = service.classes[service.default_class].latency_slo_s
-    profile = folder.load_profile()
-    try:
-        candidates = tuple(
-            candidate_of(profile.variant(name), slo_s, cores, settings) for name in service.variants
-        )
-    except ValueError as error:
-        raise ConfigError(str(error), file=service.profile) from None
-    return CoreProblem(
-        candidates=candidates,
-        cores=cores,
-        load_rps=load,
-        current=current,
-        min_cores=settings.min_cores,
-        alpha=settings.alpha,
-        beta=settings.beta,
-        gamma=settings.gamma,
-    )
+    service = folder.service
+    return core_problem(service, candidates_of(service, folder.load_profile(), cores), load, cores, current)
 
 
 def _cores(text: str, folder: ServiceFolder) -> int | None:
@@ -173,28 +156,6 @@ def _answer(found: CoreAllocation | None) -> CoreAllocation:
     if found is None:
         raise WorkerError("the solver found no allocation")
     return found
-
-
-def _cores_of(workers: Sequence[Workers]) -> dict[str, int]:
-    """Return the cores of each variant; of a worker with several variants, all have its cores."""
-    found: dict[str, int] = {}
-    for each in workers:
-        for name in each.variants:
-            found[name] = found.get(name, 0) + each.count * each.threads
-    return found
-
-
-def _as_printed(folder: ServiceFolder, found: CoreAllocation) -> Allocation:
-    name = folder.service.default_class
-    return Allocation(
-        objective=found.objective,
-        terms=Terms(accuracy=found.accuracy, resource=found.resource, loading=found.loading),
-        workers=tuple(Workers(variants=(variant,), count=count) for variant, count in found.cores.items()),
-        shares={name: dict(found.load_rps)},
-        shed={name: found.shed_rps},
-        solve_s=found.solve_s,
-        status=found.status,
-    )
 
 
 def _show(folder: ServiceFolder, found: CoreAllocation, load: float) -> None:

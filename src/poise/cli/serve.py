@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ import msgspec
 import typer
 from msgspec.structs import replace
 
-from poise.cli.allocate_rates import rates_of
+from poise.cli.adapted import forecaster_of
 from poise.cli.console import err, error_line, out, warning_line
 from poise.domain.profile import Profile
 from poise.errors import ConfigError
@@ -126,8 +125,7 @@ def adapting_of(
     Raises:
         ConfigError: no such policy or forecaster, or one that does not go with these services.
     """
-    from poise.adapting.policies import Served, check_policy, first_workers, make_adapter
-    from poise.forecasting.named import forecaster_named
+    from poise.adapting.policies import check_policy, first_workers, make_adapter
     from poise.serving.server import Adapting
 
     first = opened[0].folder
@@ -152,10 +150,7 @@ def adapting_of(
         for each in opened
     ]
     several = len(opened) > 1
-    forecasters = {
-        each.service.service if several else "": forecaster_named(settings.forecaster, partial(_read, first))
-        for each in served
-    }
+    forecasters = {each.service.service if several else "": forecaster_of(first) for each in served}
 
     def make(past: Mapping[str, RateHistory]) -> AdapterCore:
         return make_adapter(served, policy, forecasters, cores=given, past=past)
@@ -175,14 +170,3 @@ def _cores(opened: Sequence[Opened], budget: int) -> int:
         return budget
     warning_line(f"the budget has {budget} cores, there are {here} here")
     return here
-
-
-def _read(folder: ServiceFolder, name: str) -> bytes:
-    return folder.resolve(name, "adapter.forecaster.file").read_bytes()
-
-
-def _with_malloc_settings() -> None:
-    """Start this program again with the C library's settings, which are only read as a process begins."""
-    if any(name in os.environ for name in MALLOC) or Path(sys.argv[0]).name not in _PROGRAMS:
-        return
-    os.execve(sys.executable, sys.orig_argv, {**os.environ, **MALLOC})
