@@ -14,6 +14,7 @@ import typer
 from msgspec.structs import replace
 
 from poise.cli.adapted import forecaster_of
+from poise.cli.allocate_rates import rates_of
 from poise.cli.console import err, error_line, out, warning_line
 from poise.domain.profile import Profile
 from poise.errors import ConfigError
@@ -125,7 +126,7 @@ def adapting_of(
     Raises:
         ConfigError: no such policy or forecaster, or one that does not go with these services.
     """
-    from poise.adapting.policies import check_policy, first_workers, make_adapter
+    from poise.adapting.policies import Served, check_policy, first_workers, make_adapter
     from poise.serving.server import Adapting
 
     first = opened[0].folder
@@ -170,3 +171,10 @@ def _cores(opened: Sequence[Opened], budget: int) -> int:
         return budget
     warning_line(f"the budget has {budget} cores, there are {here} here")
     return here
+
+
+def _with_malloc_settings() -> None:
+    """Start this program again with the C library's settings, which are only read as a process begins."""
+    if any(name in os.environ for name in MALLOC) or Path(sys.argv[0]).name not in _PROGRAMS:
+        return
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, **MALLOC})
