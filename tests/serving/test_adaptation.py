@@ -11,7 +11,6 @@ from poise.adapting.commands import (
     ActivateWorker,
     AdoptShares,
     Command,
-    ExpectRate,
     LoadWorker,
     ParkWorker,
     RecordDecision,
@@ -33,7 +32,7 @@ from poise.adapting.events import (
 from poise.domain.allocation import Allocation, Workers
 from poise.errors import ConfigError, WorkerError
 from poise.files.history import WorkerChange
-from poise.scheduling.events import AllocationAdopted, RateForecast
+from poise.scheduling.events import AllocationAdopted
 from poise.scheduling.events import Event as SchedulerEvent
 from poise.serving import solving
 from poise.serving.adaptation import FAILED_STARTS, Adaptation
@@ -286,19 +285,16 @@ def test_commands_for_workers_that_are_gone_do_nothing():
     driven(Scripted(commands), test)
 
 
-def test_shares_forecasts_and_decisions_go_where_they_belong():
+def test_shares_and_decisions_go_where_they_belong():
     commands: list[Command] = [
         AdoptShares({"interactive": {"small": 0.25, "large": 0.75}}),
-        ExpectRate(120.0, 2.0),
         RecordDecision(NOTHING),
     ]
 
     async def test(adaptation: Adaptation, cell: FakeCell, notes: Notes) -> None:
-        adopted, forecast = cell.told
+        (adopted,) = cell.told
         assert isinstance(adopted, AllocationAdopted)
         assert adopted.shares == {"interactive": {"small": 0.25, "large": 0.75}}
-        assert isinstance(forecast, RateForecast)
-        assert (forecast.items_per_s, forecast.valid_s) == (120.0, 2.0)
         assert notes.decisions == [NOTHING]
         found = {metric.name: metric.samples for metric in adaptation.metrics.collect()}
         assert found["poise_decisions"][0].labels == {"reason": "interval", "outcome": "kept"}

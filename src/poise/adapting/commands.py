@@ -71,14 +71,6 @@ class AdoptShares(_Command, frozen=True, tag=True):
     service: str = ""
 
 
-class ExpectRate(_Command, frozen=True, tag=True):
-    """Tell the scheduler what is forecast: its ``RateForecast``. Units: items/s, seconds."""
-
-    items_per_s: float
-    valid_s: float
-    service: str = ""
-
-
 class RecordDecision(_Command, frozen=True, tag=True):
     """Keep a decision in the history."""
 
@@ -86,12 +78,5 @@ class RecordDecision(_Command, frozen=True, tag=True):
 
 
 Command = (
-    SolveAllocation
-    | LoadWorker
-    | ActivateWorker
-    | ParkWorker
-    | StopWorker
-    | AdoptShares
-    | ExpectRate
-    | RecordDecision
+    SolveAllocation | LoadWorker | ActivateWorker | ParkWorker | StopWorker | AdoptShares | RecordDecision
 )

@@ -17,7 +17,6 @@ from poise.adapting.commands import (
     ActivateWorker,
     AdoptShares,
     Command,
-    ExpectRate,
     LoadWorker,
     ParkWorker,
     RecordDecision,
@@ -37,7 +36,7 @@ from poise.adapting.events import (
 from poise.domain.allocation import Workers
 from poise.errors import PoiseError, WorkerError
 from poise.files.history import WorkerChange
-from poise.scheduling.events import AllocationAdopted, RateForecast
+from poise.scheduling.events import AllocationAdopted
 from poise.scheduling.events import Event as SchedulerEvent
 from poise.serving.adapter_metrics import AdapterMetrics
 from poise.serving.chronicle import Chronicle
@@ -125,7 +124,6 @@ class Adaptation:
             ParkWorker: self._park,
             StopWorker: self._stop,
             AdoptShares: self._adopt,
-            ExpectRate: self._expect,
             RecordDecision: self._record,
         }
 
@@ -342,10 +340,6 @@ class Adaptation:
 
     def _adopt(self, command: AdoptShares) -> None:
         self._cells[command.service].tell(AllocationAdopted(time.monotonic(), command.shares))
-
-    def _expect(self, command: ExpectRate) -> None:
-        event = RateForecast(time.monotonic(), command.items_per_s, command.valid_s)
-        self._cells[command.service].tell(event)
 
     def _record(self, command: RecordDecision) -> None:
         decision = command.decision

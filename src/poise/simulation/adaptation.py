@@ -21,7 +21,7 @@ from poise.domain.modalities import ModalityIndex
 from poise.domain.service import Service
 from poise.errors import InternalError
 from poise.scheduling.commands import AnswerPart
-from poise.scheduling.events import AllocationAdopted, RateForecast, WorkerLost, WorkerReady, WorkerRetiring
+from poise.scheduling.events import AllocationAdopted, WorkerLost, WorkerReady, WorkerRetiring
 from poise.simulation.driver import BatchTimes, Driver, EventHandler, Observer, SimulatedState
 from poise.simulation.faults import NO_FAULTS, Faults, LostWorker
 from poise.simulation.workers import SimulatedWorker
@@ -215,8 +215,6 @@ class AdaptedDriver(Driver):
                 self._stop(command.worker_id)
             elif isinstance(command, asks.AdoptShares):
                 self._step(AllocationAdopted(self.now_s, command.shares))
-            elif isinstance(command, asks.ExpectRate):
-                self._step(RateForecast(self.now_s, command.items_per_s, command.valid_s))
             else:
                 self.decisions.append(command.decision)
 
