@@ -406,3 +406,27 @@ def test_a_load_at_the_edge_of_its_band_causes_no_thrash() -> None:
     early = [d for d in world.decisions if d.reason == "band" and d.at_s > at_s]
     assert 2 <= len(early) <= 15  # not at every beat: two seconds of quiet after each
     assert sum(d.loads + d.activates + d.parks + d.stops for d in early) <= 4
+
+
+def test_workers_that_load_and_die_at_once_are_not_loaded_without_end() -> None:
+    world = World(Scripted())
+    world.start()
+    loads = 0
+    for _ in range(120):
+        world.beat(20)
+        while world.loading:
+            loads += 1
+            worker_id, kind = world.loading.popitem()
+            world.carry(world.adapter.handle(WorkerLoaded(world.now_s, worker_id, kind, 1.0)))
+        while world.active:
+            worker_id, _ = world.active.popitem()
+            world.carry(world.adapter.handle(WorkerLost(world.now_s, worker_id)))
+    assert loads <= 16  # seven rounds of pauses that double, two workers each, and not a hundred
+    world.beat(20, 120)
+    world.settle()
+    assert len(world.active) == 2
+    world.beat(20, 90)  # it lives: what it did before is forgotten
+    worker_id, _ = world.active.popitem()
+    world.carry(world.adapter.handle(WorkerLost(world.now_s, worker_id)))
+    world.beat(20, 2)
+    assert len(world.loading) == 1

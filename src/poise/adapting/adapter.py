@@ -310,7 +310,7 @@ class Adapter:
         elif worker.state != "loading":
             return  # it was told to stop meanwhile
         worker.state = "standby"
-        self._setbacks.loaded(worker.kind)
+        self._setbacks.loaded(worker.kind, self._now_s)
         self._follow()
 
     def _not_loaded(self, event: WorkerNotLoaded) -> None:
