@@ -81,8 +81,9 @@ class Adapter:
         self._setbacks = Setbacks()
         self._strain = Strain()
         self._planned_rps = inf
+        self._interval_s = settings.interval_s if policy.interval_s is None else policy.interval_s
         self._triggers = Triggers(
-            settings.interval_s, early=policy.replans_early, every_beat=policy.replans_every_beat
+            self._interval_s, early=policy.replans_early, every_beat=policy.replans_every_beat
         )
         self._now_s = -inf
         self._epoch_s = 0.0
@@ -177,7 +178,7 @@ class Adapter:
         items: dict[str, float] = {}
         forecast: Forecast | None = None
         for name, monitor in self.monitors.items():
-            horizon_s = BEAT_HORIZON_S if self.policy.replans_every_beat else settings.interval_s
+            horizon_s = BEAT_HORIZON_S if self.policy.replans_every_beat else self._interval_s
             forecast = self._forecasters[name].forecast(monitor.history, horizon_s)
             if self.policy.by_quantile:
                 planned_rps = forecast.at(settings.forecaster.quantile)
@@ -197,7 +198,7 @@ class Adapter:
             running=self._merged("active"),
             resident=self._merged("active", "standby", "parking", "loading"),
             excluded=self._setbacks.held_back,
-            busy_cores=sum(m.utilisation(round(settings.interval_s)) for m in self.monitors.values()),
+            busy_cores=sum(m.utilisation(round(self._interval_s)) for m in self.monitors.values()),
             cores=self.books.cores,
             memory_bytes=self._memory_bytes,
         )
@@ -275,7 +276,7 @@ class Adapter:
             return  # nothing has happened
         done = [type(command).__name__ for command in commands]
         self._number += 1
-        beats = max(1, round(self.settings.interval_s))
+        beats = max(1, round(self._interval_s))
         observed: dict[str, float] = {}
         for name, monitor in self.monitors.items():
             prefix = f"{name}/" if name else ""

@@ -51,6 +51,7 @@ class Hpa(CorePolicy):
     """HPA for one variant: ``adapter.variant``, or the most accurate one. It has its own stabilisation."""
 
     name: ClassVar[str] = "hpa"
+    interval_s: ClassVar[float | None] = SYNC_PERIOD_S
     stabilises: ClassVar[bool] = False
 
     def __init__(self, service: Service, profile: Profile, cores: int) -> None:
@@ -76,11 +77,11 @@ class Hpa(CorePolicy):
     def ask(self, situation: Situation) -> Solve:
         """Return the last recommendation, or as many as there are."""
         now = self.current(situation).get(self.variant, 0)
-        self._replicas = now
         if self._recommended is None or not now:
             wanted = now or self.enough(situation, self.variant)
         else:
             wanted = self._recommended
         count = min(max(wanted, self.settings.min_cores, 1), situation.cores)
+        self._replicas = count
         problem = self.problem(situation)
         return lambda: self.answer(judge(problem, {self.variant: count}))

@@ -47,6 +47,8 @@ class AllocationPolicy:
     """
 
     name: ClassVar[str] = ""
+    interval_s: ClassVar[float | None] = None
+    """How often it decides, where that is part of what it is; else the adapter's setting holds. Units: seconds."""
     keeps_standby: ClassVar[bool] = False
     """Whether workers that it does without stay loaded."""
     replans_early: ClassVar[bool] = False
