@@ -18,6 +18,8 @@ BEATS_ABOVE = 2
 """or so many in a row that are above it at all."""
 FALLEN = 0.95
 QUIET_S = 2.0
+HALF_BEAT_S = 0.5
+"""Beats are a second apart, more or less: the one that is nearest to the end of the interval is meant."""
 
 
 class Triggers:
@@ -60,7 +62,7 @@ class Triggers:
         if not self._started:
             return "start"
         since_s = now_s - self._last_s
-        if since_s >= self._interval_s - 1e-6:
+        if since_s >= self._interval_s - HALF_BEAT_S:
             return "interval"
         if self._worker_gone:
             return "worker"
