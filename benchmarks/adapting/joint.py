@@ -26,7 +26,7 @@ from poise.workload.arrivals import poisson_in_rates
 from poise.workload.jobs import JobDraw
 
 CORES = 8
-STEP_S = 60
+STEP_S = 20
 LOADS = (50, 100, 200, 400, 800, 1600, 3200, 4800)
 """Jobs per second of each step of the load."""
 SYSTEMS = {

@@ -93,7 +93,7 @@ def measure(bench: Bench) -> Result:
 def _tasks(seeds: Sequence[int], seconds: int, *, quick: bool) -> Iterator[Task]:
     for slice_name in SLICES:
         for system in WEIGHED:
-            everywhere = slice_name == "bursty" or system in ("poise", "infadapter")
+            everywhere = system in ("poise", "infadapter")
             for beta in BETAS if everywhere and not quick else (PAPERS_BETA,):
                 yield from _seeded(seeds, slice_name, system, seconds, beta=beta)
         for variant in ("18", "50", "152") if quick else reference.ACCURACY:
