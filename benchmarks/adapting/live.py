@@ -203,7 +203,7 @@ def grids(result: Result) -> list[Grid]:
                 "jobs lost",
             ),
             lines,
-            f"{result.seconds} s in real time, 20 emulated cores each. Jobs are drawn anew for each kind of run. Lost: given "
-            "up by the load generator, which waits 120 s beyond the deadline.",
+            f"{result.seconds} s in real time, 20 emulated cores each. Jobs are drawn anew for each kind of run. "
+            "Lost: given up by the load generator, which waits 120 s beyond the deadline.",
         )
     ]
