@@ -77,7 +77,7 @@ class Watch:
             with urllib.request.urlopen(f"{self._url}/metrics", timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
             self.cores.append(
-                _sum(lines, "poise_cores_in_use") + _sum(lines, 'poise_workers{state="loading"}')
+                _sum(lines, "poise_cores_in_use") + _sum(lines, 'poise_workers{state="starting"}')
             )
             self.changes = sum(
                 float(line.rsplit(" ", 1)[1])

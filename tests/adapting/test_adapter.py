@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf, nan
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -30,8 +31,11 @@ from poise.adapting.events import (
     WorkerParked,
     WorkerStopped,
 )
+from poise.adapting.policies import Served, make_adapter
 from poise.adapting.policy import AllocationPolicy, Situation, Solve
 from poise.domain.allocation import Allocation, Workers
+from poise.domain.profile import Profile
+from poise.errors import ConfigError
 from poise.forecasting.base import Forecast, RateHistory
 
 from .conftest import service_of, workers
@@ -139,11 +143,13 @@ class World:
             self.load()
             self.leave()
 
-    def beat(self, rps: float, seconds: int = 1, *, missed: int = 0) -> None:
+    def beat(self, rps: float, seconds: int = 1, *, missed: int = 0, busy: float = 1.0) -> None:
         for _ in range(seconds):
             self.now_s += 1.0
             counts = ClassCounts("default", round(rps), round(rps), met=round(rps), missed=missed)
-            self.carry(self.adapter.handle(Observed(self.now_s, 1.0, (counts,), epoch_s=1000 + self.now_s)))
+            busy_s = busy * len(self.active)
+            beat = Observed(self.now_s, 1.0, (counts,), busy_s=busy_s, epoch_s=1000 + self.now_s)
+            self.carry(self.adapter.handle(beat))
 
     def start(self) -> None:
         self.carry(self.adapter.start(0.0, 1000.0, (workers("large", 2),)))
@@ -430,3 +436,54 @@ def test_workers_that_load_and_die_at_once_are_not_loaded_without_end() -> None:
     world.carry(world.adapter.handle(WorkerLost(world.now_s, worker_id)))
     world.beat(20, 2)
     assert len(world.loading) == 1
+
+
+def test_what_is_missed_while_workers_are_idle_is_no_strain() -> None:
+    world = World(Scripted(early=True, stabilises=False))
+    world.start()
+    world.beat(20, 3, busy=0.2)
+    world.beat(20, 12, missed=10, busy=0.2)
+    assert {round(s.jobs_rps) for s in world.policy.situations} == {20}
+
+
+def test_workers_lost_together_count_as_one_setback() -> None:
+    """A host of many dies: all of them are loaded again after the first pause."""
+    world = World(Scripted())
+    world.carry(world.adapter.start(0.0, 1000.0, (workers("large", 8),)))
+    world.settle()
+    world.beat(80, 3)
+    for worker_id in list(world.active):
+        del world.active[worker_id]
+        world.carry(world.adapter.handle(WorkerLost(world.now_s, worker_id)))
+    world.beat(80, 2)
+    world.settle()
+    assert len(world.active) == 8
+
+
+def test_a_plan_for_an_emergency_is_not_held_for_steadiness() -> None:
+    """What is planned does not load; a smaller plan without it is adopted at once."""
+    world = World(Scripted())
+    world.start()
+    world.policy.answer = lambda s: Allocation(
+        workers=(workers("small", 2),) if s.excluded else (workers("large", 6),)
+    )
+    world.beat(60, 1)
+    for _ in range(12):
+        while world.loading:
+            worker_id, kind = world.loading.popitem()
+            happening = (
+                WorkerLoaded(world.now_s, worker_id, kind, 1.0)
+                if kind.variants == ("small",)
+                else WorkerNotLoaded(world.now_s, worker_id, "its file is gone")
+            )
+            world.carry(world.adapter.handle(happening))
+        world.beat(60, 1)
+    assert any(kind.variants == ("small",) for kind in world.active.values())
+
+
+@pytest.mark.parametrize("memory", [500, 999])
+def test_a_memory_that_holds_no_variant_is_refused(profile: Profile, memory: int) -> None:
+    service = service_of(policy="poise")
+    service = msgspec.structs.replace(service, budget=msgspec.structs.replace(service.budget, memory=memory))
+    with pytest.raises(ConfigError, match=r"budget\.memory.*smallest variant"):
+        make_adapter([Served(service, profile)], "poise", {"": Last()})

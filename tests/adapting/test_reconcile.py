@@ -25,6 +25,10 @@ def always(_: tuple[Workers, ...]) -> bool:
     return True
 
 
+def both_needed(workers: tuple[Workers, ...]) -> bool:
+    return len(workers) > 1
+
+
 def never(_: tuple[Workers, ...]) -> bool:
     return False
 
@@ -74,7 +78,7 @@ def test_where_memory_cannot_hold_both_the_old_one_goes_first_if_the_rest_carrie
     for slot in (0, 1):
         books.add(A, "active", (slot,))
     tight = reconciler(books, memory=20)
-    blocked = tight.step((many(A, 1), many(B, 1)), never)
+    blocked = tight.step((many(A, 1), many(B, 1)), both_needed)
     assert blocked.commands == []
     assert "memory" in blocked.blocked
     drained = tight.step((many(A, 1), many(B, 1)), always)
@@ -84,13 +88,21 @@ def test_where_memory_cannot_hold_both_the_old_one_goes_first_if_the_rest_carrie
     assert [type(c) for c in tight.step((many(A, 1), many(B, 1)), always).commands] == [LoadWorker]
 
 
+def test_where_not_even_all_carry_the_load_memory_is_made_for_the_plan() -> None:
+    books = WorkerBooks(4)
+    large = Workers(variants=("a", "b"), count=1)
+    books.add(large, "active", (0,))
+    books.add(A, "active", (1,))
+    commands = reconciler(books, memory=30).step((many(A, 3),), never).commands
+    assert commands == [StopWorker(1)]
+
+
 def test_memory_is_taken_from_standby_workers_first() -> None:
     books = WorkerBooks(2)
     books.add(A, "active", (0,))
     books.add(A, "standby", ())
     commands = reconciler(books, memory=20).step((many(A, 1), many(B, 1)), never).commands
-    # The spare A is of a residence that is wanted, but not that many times: B finds no memory.
-    assert commands == []
+    assert commands == [StopWorker(2)]  # one A is wanted, and one is active: the other can go
     books = WorkerBooks(2)
     books.add(A, "active", (0,))
     books.add(WIDE, "standby", ())

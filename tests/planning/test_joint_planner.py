@@ -257,3 +257,17 @@ def test_memory_is_a_budget() -> None:
     assert found.objective is not None
     assert roomy.objective is not None
     assert found.objective < roomy.objective
+
+
+def test_what_could_not_be_loaded_is_done_without() -> None:
+    planner = JointPlanner(*family())
+    first = solved(planner, {"c0": 10.0})
+    assert {w.variants for w in first.workers} == {tuple(NAMES)}
+    spoilt = (Workers(variants=tuple(NAMES), count=1),)
+    second = solved(planner, {"c0": 10.0}, avoided=spoilt)
+    assert second.workers
+    assert all(len(w.variants) < 3 for w in second.workers)
+    more = (*spoilt, *(msgspec.structs.replace(w, count=1) for w in second.workers))
+    third = solved(planner, {"c0": 10.0}, avoided=more)
+    assert third.workers
+    assert not {w.variants for w in third.workers} & {w.variants for w in more}

@@ -173,7 +173,9 @@ class Adapter:
             worst = min(
                 (a for each in self.monitors.values() if (a := each.attainment(3)) is not None), default=1.0
             )
-            self._strain.fell(worst, observed_rps, self._planned_rps)
+            running = max(1, len(self.books.in_state("active")))
+            busy = sum(each.utilisation(3) for each in self.monitors.values())
+            self._strain.fell(worst, observed_rps, self._planned_rps, busy / running)
         jobs: dict[str, float] = {}
         items: dict[str, float] = {}
         forecast: Forecast | None = None
@@ -188,8 +190,6 @@ class Adapter:
             prefix = f"{name}/" if name else ""
             jobs |= {prefix + c: rps for c, rps in monitor.jobs_rps(planned_rps).items()}
             items |= {prefix + c: rps for c, rps in monitor.items_rps(planned_rps).items()}
-        self._planned_rps = sum(jobs.values())
-        self._triggers.planned(self._planned_rps)
         situation = Situation(
             now_s=self._now_s,
             forecast=forecast,
@@ -224,6 +224,8 @@ class Adapter:
             outcome = "held"
         else:
             outcome = "kept" if _same(found.workers, self.target) else "adopted"
+            self._planned_rps = sum(asked.situation.planned_jobs_rps.values())
+            self._triggers.planned(self._planned_rps)
             self.target = found.workers
             self._found = found
             trouble = self._reconcile()
@@ -234,7 +236,7 @@ class Adapter:
         """Whether a smaller allocation is not asked for often enough yet, or one of a beat would have to load."""
         if reason == "beat" and self._must_load(found):
             return True
-        if self.target is None or found.cores >= self.planned_cores:
+        if self.target is None or found.cores >= self.planned_cores or self._less_runs_than_wanted():
             self._smaller = 0
             return False
         self._smaller += 1
@@ -242,6 +244,13 @@ class Adapter:
             return True
         self._smaller = 0
         return False
+
+    def _less_runs_than_wanted(self) -> bool:
+        """Whether workers of the target are missing that are held back: then there is nothing to be steady about."""
+        if not self._setbacks.until:
+            return False
+        running = sum(worker.kind.cores for worker in self.books.in_state("active"))
+        return running < self.planned_cores
 
     def _must_load(self, found: Allocation) -> bool:
         """Whether an allocation has more workers of some residence than are loaded, or being loaded."""

@@ -46,7 +46,9 @@ class Joint(AllocationPolicy):
                 cores=situation.cores,
                 memory_bytes=float(situation.memory_bytes),
                 time_limit_s=self._settings.time_limit_s,
+                cells=1,  # a server is one cell
                 gap=GAP,
+                avoided=situation.excluded,
             )
 
         return solve

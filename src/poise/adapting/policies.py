@@ -109,11 +109,12 @@ def make_adapter(
     ``forecasters`` and ``past`` are by service, under the empty name where there is only one.
 
     Raises:
-        ConfigError: as ``make_policy``.
+        ConfigError: as ``make_policy``; a memory that holds no variant.
     """
     first = served[0].service
     cores = first.budget.cores if cores is None else cores
     several = len(served) > 1
+    _check_memory(served, first.budget.memory_bytes)
     return Adapter(
         {each.service.service if several else "": each.service for each in served},
         first.adapter,
@@ -124,6 +125,23 @@ def make_adapter(
         memory_of=lambda kind: memory_of(kind, served),
         past=past,
     )
+
+
+def _check_memory(served: Sequence[Served], budget_bytes: int) -> None:
+    """Make sure that each service has a variant that the memory holds, all of them together.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    least = [
+        min(each.profile.variant(name).memory_bytes for name in each.service.variants) for each in served
+    ]
+    if sum(least) > budget_bytes:
+        raise ConfigError(
+            f"got {budget_bytes / 1e6:.0f} MB",
+            field="budget.memory",
+            expected=f"at least {sum(least) / 1e6:.0f} MB, what the smallest variant needs",
+        )
 
 
 def memory_of(kind: Workers, served: Sequence[Served]) -> int:

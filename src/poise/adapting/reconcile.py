@@ -147,9 +147,8 @@ class Reconciler:
         """Begin to load a worker, where memory allows or can be freed; say whether it did."""
         needed = self._memory_of(kind)
         if not self._has_memory(needed):
-            places = {residence(each) for each in wanted}
-            for spare in self._books.in_state("loading", "standby"):
-                if residence(spare.kind) not in places and not self._has_memory(needed):
+            for spare in self._spares(wanted):
+                if not self._has_memory(needed):
                     self._stop(spare)
         if not self._has_memory(needed):
             self._drain_for(needed, wanted, carries)
@@ -158,6 +157,21 @@ class Reconciler:
         worker = self._books.add(kind, "loading", slots)
         self._commands.append(LoadWorker(worker.worker_id, kind, slots))
         return True
+
+    def _spares(self, wanted: Counter[Workers]) -> list[Worker]:
+        """Return the workers without a core that the target does not need: those loading, then those on standby."""
+        needed: Counter[Residence] = Counter()
+        for kind, count in wanted.items():
+            needed[residence(kind)] += count
+        for worker in self._books.in_state("active", "parking"):
+            needed[residence(worker.kind)] -= 1
+        found: list[Worker] = []
+        for worker in self._books.in_state("standby", "loading"):
+            if needed[residence(worker.kind)] > 0:
+                needed[residence(worker.kind)] -= 1
+            else:
+                found.append(worker)
+        return found[::-1]
 
     def _has_memory(self, needed: int) -> bool:
         used = sum(self._memory_of(worker.kind) for worker in self._books)
@@ -168,17 +182,19 @@ class Reconciler:
         if any(worker.state == "stopping" for worker in self._books):
             return  # its memory will be free soon
         surplus = Counter(worker.kind for worker in self._books.in_state("active")) - wanted
+        overloaded = not carries(tuple(worker.kind for worker in self._books.in_state("active")))
         for worker in self._books.in_state("active"):
             if surplus[worker.kind] <= 0:
                 continue
             rest = tuple(other.kind for other in self._books.in_state("active") if other is not worker)
-            if rest and carries(rest):
+            # Where not even all of them carry the load, to wait would help nobody: the plan carries more.
+            if rest and (overloaded or carries(rest)):
                 surplus[worker.kind] -= 1
                 self._stop(worker)
                 if self._freed() >= needed:
                     return
         if not any(worker.state == "stopping" for worker in self._books):
-            self._blocked = "memory does not hold old and new, and the old alone carry the load"
+            self._blocked = "memory does not hold old and new workers, and no old one can be spared before"
 
     def _freed(self) -> int:
         return sum(self._memory_of(worker.kind) for worker in self._books.in_state("stopping"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from poise.domain.allocation import Workers
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
+AT_ONCE_S = 0.5
+"""What is lost within so long of another loss has the same cause."""
 STEADY_S = 60.0
 """A kind whose last load is longer ago than this when a worker of it dies begins with the first pause again."""
 
@@ -19,6 +23,7 @@ class Setbacks:
         self._pause_s: dict[Workers, float] = {}
         self._failed: dict[Workers, int] = {}
         self._loaded_s: dict[Workers, float] = {}
+        self._failed_s: dict[Workers, float] = {}
 
     @property
     def held_back(self) -> frozenset[Workers]:
@@ -26,7 +31,10 @@ class Setbacks:
         return frozenset(kind for kind in self.until if self._failed.get(kind, 0) > 1)
 
     def failed(self, kind: Workers, now_s: float) -> None:
-        """Note that a worker of a kind could not be loaded, or was lost."""
+        """Note that a worker of a kind could not be loaded, or was lost; several at about one time count once."""
+        if now_s - self._failed_s.get(kind, -inf) < AT_ONCE_S:
+            return
+        self._failed_s[kind] = now_s
         loaded_s = self._loaded_s.pop(kind, None)
         if loaded_s is not None and now_s - loaded_s > STEADY_S:
             self._pause_s.pop(kind, None)

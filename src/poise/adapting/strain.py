@@ -11,6 +11,7 @@ MOST = 4.0
 DECAY = 0.995
 """A beat at which all is well takes so much off: half of it is gone after some two minutes."""
 BAD, WELL = 0.95, 0.99
+BUSY = 0.7
 
 
 class Strain:
@@ -24,7 +25,15 @@ class Strain:
         if attainment is None or attainment >= WELL:
             self.factor = max(1.0, self.factor * DECAY)
 
-    def fell(self, attainment: float | None, observed_rps: float, planned_rps: float) -> None:
-        """Note that a plan is made because attainment fell; what was planned for had the factor on it."""
+    def fell(
+        self, attainment: float | None, observed_rps: float, planned_rps: float, busy_share: float
+    ) -> None:
+        """Note that a plan is made because attainment fell; what was planned for had the factor on it.
+
+        ``busy_share``: of the time of the workers that run. Where they are idle, what is missed is missed for other
+        reasons, deadlines that nobody could hold or workers that are gone, and more of them would not help.
+        """
+        if busy_share < BUSY:
+            return
         if attainment is not None and attainment < BAD and observed_rps * self.factor <= planned_rps:
             self.factor = min(MOST, self.factor * GROWTH)

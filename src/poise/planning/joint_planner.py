@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 import msgspec
@@ -90,12 +90,15 @@ class JointPlanner:
         cells: int | None = None,
         time_limit_s: float = inf,
         gap: float = GAP,
+        avoided: Iterable[Workers] = (),
     ) -> Allocation | None:
         """Return the best allocation at some loads, or the best found in time; None where there is no answer.
 
-        ``running`` and ``standby``: what is loaded now, with and without cores. Raises as ``problem`` does.
+        ``running`` and ``standby``: what is loaded now, with and without cores. ``avoided``: what could not be loaded
+        of late. Raises as ``problem`` does.
         """
-        problem, pools = self._problem(loads, running, standby, cores, memory_bytes, cells)
+        spoilt = frozenset(frozenset(workers.variants) for workers in avoided)
+        problem, pools = self._problem(loads, running, standby, cores, memory_bytes, cells, spoilt)
         solution = solve_jointly(
             problem, time_limit_s=time_limit_s, gap=gap, start=problem.running, pools=pools
         )
@@ -125,6 +128,7 @@ class JointPlanner:
         cores: int | None,
         memory_bytes: float | None,
         cells: int | None,
+        spoilt: frozenset[frozenset[str]] = frozenset(),
     ) -> tuple[JointProblem, Pools]:
         budget, adapter = self._service.budget, self._service.adapter
         cores = budget.cores if cores is None else cores
@@ -136,7 +140,7 @@ class JointPlanner:
                     f"got a load of {each.load_rps!r} of class {each.name!r}, expected a finite number of at least 0"
                 )
         running, standby = self._held(running), self._held(standby)
-        known = self._kinds(tuple(classes), (*running, *standby), cores, memory_bytes)
+        known = self._kinds(tuple(classes), (*running, *standby), cores, memory_bytes, spoilt)
         return JointProblem(
             classes=tuple(classes),
             kinds=known.kinds,
@@ -179,18 +183,24 @@ class JointPlanner:
         return self._makers[service], key
 
     def _kinds(
-        self, classes: tuple[LoadClass, ...], loaded: Sequence[Workers], cores: int, memory_bytes: float
+        self,
+        classes: tuple[LoadClass, ...],
+        loaded: Sequence[Workers],
+        cores: int,
+        memory_bytes: float,
+        spoilt: frozenset[frozenset[str]],
     ) -> _Known:
         """Return the kinds of a budget, and those of what is loaded now, whatever it is."""
         names = tuple(each.name for each in classes)
         homes = tuple(sorted({residence_of(workers) for workers in loaded}))
-        key = names, homes, cores, memory_bytes
+        key = names, homes, cores, memory_bytes, spoilt
         found = self._known.get(key)
         if found is None:
             keys = [(maker, self._keys_of(maker, names)) for maker in self._makers.values()]
             kinds: dict[tuple[object, ...], Kind] = {}
             for maker, own in keys:
-                for kind in maker.kinds(own, cores, memory_bytes, self._service.budget.accelerators):
+                devices = self._service.budget.accelerators
+                for kind in maker.kinds(own, cores, memory_bytes, devices, spoilt):
                     kinds[*kind.residence, kind.batch_cap_s] = kind
                 for service, variants, threads, device in homes:
                     if service != maker.name:

@@ -68,6 +68,25 @@ def resident_sets(
     return tuple(tuple(name for name in names if name in each) for each in found)
 
 
+def without(
+    sets: Sequence[tuple[str, ...]], avoided: frozenset[frozenset[str]]
+) -> tuple[tuple[str, ...], ...]:
+    """Return resident sets without those that cannot be loaded: instead, what leaves one variant out, and singles.
+
+    Which of its variants is to blame is not known: one of these sets is without it.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    for each in sets:
+        if frozenset(each) not in avoided:
+            found[each] = None
+            continue
+        fewer = [tuple(name for name in each if name != gone) for gone in each]
+        for smaller in (*fewer, *((name,) for name in each)):
+            if smaller and frozenset(smaller) not in avoided:
+                found[smaller] = None
+    return tuple(found)
+
+
 FEW_VARIANTS = 6
 """Of so many every subset is looked at."""
 
@@ -157,9 +176,17 @@ class KindMaker:
         )
 
     def kinds(
-        self, keys: Iterable[str], cores: int, memory_bytes: float, accelerators: Mapping[str, int]
+        self,
+        keys: Iterable[str],
+        cores: int,
+        memory_bytes: float,
+        accelerators: Mapping[str, int],
+        avoided: frozenset[frozenset[str]] = frozenset(),
     ) -> tuple[Kind, ...]:
-        """Return the kinds that fit a budget and can do anything for some classes."""
+        """Return the kinds that fit a budget and can do anything for some classes.
+
+        ``avoided``: resident sets that cannot be loaded; see ``without``.
+        """
         asked = tuple(keys)
         needed = {name: self.profile.variant(name).memory_bytes for name in self.service.variants}
         places = sorted(
@@ -181,7 +208,7 @@ class KindMaker:
                 if device in self.service.variants[name].devices
                 and threads in profiled_threads(self.profile.variant(name), device)
             }
-            for resident in resident_sets(here, memory_bytes, most):
+            for resident in without(resident_sets(here, memory_bytes, most), avoided):
                 for cap_s in batch_caps_s(self.service):
                     kind = self.kind(resident, threads, device, cap_s, asked)
                     if kind.options:

@@ -73,15 +73,17 @@ class WorkerPool:
         if cap_s is not None and not 0.0 < cap_s < inf:
             raise InternalError("a worker with a batch cap that is no time", story=(repr(event),))
         if known is not None:
-            if known.stages is stages and not known.retiring and known.batch_cap_s != cap_s:
+            same = known.resident == frozenset(stages.values())  # in whatever order they are named
+            changed = known.stages is not stages or known.batch_cap_s != cap_s
+            if same and changed and not known.retiring:
                 known.batch_cap_s = cap_s
                 return
-            if not (known.retiring and known.stages is stages):
+            if not (same and known.retiring):
                 raise InternalError(f"worker {event.worker_id} became ready twice", story=(repr(event),))
             worker = known
         else:
             parked = self._parked.pop(event.worker_id, None)
-            if parked is not None and parked.stages is stages:
+            if parked is not None and parked.resident == frozenset(stages.values()):
                 worker = parked
                 worker.free_at_s = event.now_s
             else:
