@@ -223,3 +223,13 @@ def test_a_thousandfold_jump_is_survived() -> None:
 def test_an_unknown_policy_is_named() -> None:
     with pytest.raises(ConfigError, match=r"adapter\.policy.*got 'magic'.*one of static, poise, infadapter"):
         run("magic", "poise")
+
+
+def test_variants_may_be_named_in_any_order() -> None:
+    declared = (WorkerKind(variants=("large", "small"), count=4),)
+    served = Served(msgspec.structs.replace(service("poise"), allocation=declared), profile())
+    found = simulate_adapted(
+        served, draws(UP_AND_DOWN), duration_s=80.0, adapter="poise", forecaster=LastRates()
+    )
+    assert found.report.lost_jobs == 0
+    assert found.report.attainment > 0.98
