@@ -21,7 +21,8 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One decision. Units: jobs/s, seconds; ``at_s`` on the scheduler's clock.
 
     ``observed_rps`` is the mean over the last interval, ``planned_rps`` the load that was planned for, by class.
-    ``allocation`` is what was found (its shares are in items/s from E4, in requests/s from E3), None where nothing was; ``running`` the workers when it was decided.
+    ``allocation`` is what was found (its shares are in items/s from E4, in requests/s from E3), None where nothing was;
+    ``running`` the workers when it was decided.
     """
 
     number: int
