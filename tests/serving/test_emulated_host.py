@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from poise.domain.profile import LatencyPoint, ModeProfile, Profile, StageProfile, VariantProfile
 from poise.errors import InternalError
 from poise.files import open_service
-from poise.serving import hosting
+from poise.serving import child, hosting
 from poise.serving.arena import Arena, plan_layout
 from poise.serving.emulated_host import EmulatedWorkers
 from poise.serving.hosting import EmulatedHosts, HostedWorker
@@ -187,3 +188,42 @@ def test_one_of_them_can_be_killed_or_stopped_alone(arena):
         assert heard.ends.empty()
 
     with_hosts(arena, test)
+
+
+LONG = ("paper",) * 1000
+"""Names of variants that make a message of six kilobytes."""
+
+
+def test_many_messages_may_wait_for_a_process_that_has_not_begun_and_keep_their_order(arena):
+    async def test(hosts: EmulatedHosts, _: Heard) -> None:
+        ready: asyncio.Queue[int] = asyncio.Queue()
+        for number in range(hosting.MAX_PER_HOST):
+            hosts.host().take(
+                number,
+                LONG,
+                1,
+                "cpu",
+                on_message=lambda worker, _: ready.put_nowait(worker.worker_id),
+                on_exit=lambda worker, status: ready.put_nowait(-worker.worker_id - 1),
+            )
+        found = [await asyncio.wait_for(ready.get(), 60) for _ in range(hosting.MAX_PER_HOST)]
+        assert found == list(range(hosting.MAX_PER_HOST))
+        (full,) = hosts._hosts
+        assert full.sent_bytes > hosting.MAX_PER_HOST * 6000
+
+    with_hosts(arena, test)
+
+
+def test_a_process_that_takes_nothing_any_more_is_ended_and_that_is_said(arena, monkeypatch, caplog):
+    monkeypatch.setattr(child, "MAX_UNSENT_BYTES", 1_000_000)
+
+    async def test(hosts: EmulatedHosts, heard: Heard) -> None:
+        one, two = [await heard.worker(number) for number in (1, 2)]
+        os.kill(one._host.pid, signal.SIGSTOP)
+        for _ in range(400):
+            one._host.tell(2, Take(LONG, 1, "cpu"))
+        assert {await heard.ends.get(), await heard.ends.get()} == {(1, -9), (2, -9)}
+        two.send(Stop())  # nobody hears it
+
+    with_hosts(arena, test)
+    assert caplog.text.count("is hung: it takes no messages") == 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 
 from poise.errors import InternalError
@@ -16,6 +18,10 @@ from poise.serving.messages import MAX_PACKET_BYTES
 
 END_LIMIT_S = 1.0
 """How long a process that has closed its socket may take to end by itself."""
+MAX_UNSENT_BYTES = 16 * 1024 * 1024
+"""A process that leaves more than this waiting to be taken is hung."""
+
+log = logging.getLogger(__name__)
 
 
 class ChildProcess(ABC):
@@ -32,6 +38,9 @@ class ChildProcess(ABC):
 
     def __init__(self, module: str, start: bytes, arena_fd: int, arguments: Sequence[str] = ()) -> None:
         self.sent_bytes = self.received_bytes = 0
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._given_up = False
         self._last_words: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -76,11 +85,22 @@ class ChildProcess(ABC):
             self._process.kill()
 
     def _send(self, data: bytes) -> None:
-        """Send a packet; a process that cannot take it is ended."""
-        try:
-            self.sent_bytes += self._control.send(data)
-        except OSError:
-            self.kill()
+        """Send a packet, after those that wait; where there is no room it waits. A process that is hung is ended."""
+        sent = not (self._unsent or self._given_up) and self._sent(data)
+        if sent or self._given_up:
+            return
+        if self._unsent_bytes + len(data) > MAX_UNSENT_BYTES:
+            log.error(
+                "process %d is hung: it takes no messages, and %d bytes wait for it; it is ended",
+                self.pid,
+                self._unsent_bytes,
+            )
+            self._give_up()
+            return
+        if not self._unsent:
+            self._loop.add_writer(self._control.fileno(), self._writable)
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
 
     @abstractmethod
     def _packet(self, data: bytes) -> None:
@@ -89,6 +109,35 @@ class ChildProcess(ABC):
     @abstractmethod
     def _gone(self, status: int) -> None:
         """Take up that the process is really gone, once; all it sent has been taken up before."""
+
+    def _sent(self, data: bytes) -> bool:
+        """Send a packet now, if there is room for it; a process that can never take it is ended."""
+        try:
+            self.sent_bytes += self._control.send(data)
+        except BlockingIOError:  # it reads more slowly than is written, or has not begun to
+            return False
+        except OSError:
+            self._give_up()
+            return False
+        return True
+
+    def _writable(self) -> None:
+        while self._unsent and self._sent(self._unsent[0]):
+            self._unsent_bytes -= len(self._unsent.popleft())
+        if not self._unsent and not self._given_up:
+            self._loop.remove_writer(self._control.fileno())
+
+    def _give_up(self) -> None:
+        """Send nothing any more, and end the process."""
+        self._forget_unsent()
+        self.kill()
+
+    def _forget_unsent(self) -> None:
+        self._given_up = True
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        if self._control.fileno() >= 0:
+            self._loop.remove_writer(self._control.fileno())
 
     def _readable(self) -> None:
         while True:
@@ -120,6 +169,7 @@ class ChildProcess(ABC):
         if self._last_words is not None:
             self._last_words.cancel()
         self._loop.remove_reader(self._control.fileno())
+        self._forget_unsent()
         self._control.close()
         self._gone(self._process.returncode)
 
