@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from poise.adapting.events import ClassCounts, Observed
 from poise.files.history import HistoryFile
 from poise.forecasting.base import Forecaster, RateHistory
 from poise.forecasting.seasonal import Seasonal
+from poise.serving import retraining as retrainings
 from poise.serving.retraining import Retraining
 
 LIMIT_S = 100.0
@@ -80,3 +83,30 @@ def test_a_training_under_way_is_ended_with_the_server(tmp_path: Path) -> None:
         await retraining.stop()
 
     asyncio.run(train())
+
+
+def test_a_system_that_has_no_room_is_tried_again_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = asyncio.Event()
+    attempts: list[str] = []
+
+    def full(prefix: str) -> None:
+        attempts.append(prefix)
+        if len(attempts) == 3:
+            tried.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(retrainings.tempfile, "TemporaryDirectory", full)
+
+    async def train() -> None:
+        retraining = Retraining(
+            tmp_path / "none", {"": "digits"}, lambda *_: None, first_after_s=0.0, again_after_s=0.0
+        )
+        retraining.start()
+        await asyncio.wait_for(tried.wait(), 5)
+        await retraining.stop()
+
+    asyncio.run(train())
+    assert "the forecaster of digits stays as it is" in caplog.text
+    assert os.strerror(errno.ENOSPC) in caplog.text

@@ -66,8 +66,16 @@ class Retraining:
         wait_s = self._first_after_s
         while True:
             await asyncio.sleep(wait_s)
-            trained = [await self._train(key, name) for key, name in self._services.items()]
+            trained = [await self._tried(key, name) for key, name in self._services.items()]
             wait_s = self._every_s if all(trained) else self._again_after_s
+
+    async def _tried(self, key: str, name: str) -> bool:
+        """Train one service's forecaster, whatever the system says to it; say whether that went well."""
+        try:
+            return await self._train(key, name)
+        except OSError as error:  # no room for its folder, no more processes
+            log.warning("the forecaster of %s stays as it is: it cannot be trained: %s", name, error)
+            return False
 
     async def _train(self, key: str, name: str) -> bool:
         """Train one service's forecaster; say whether that went well."""
