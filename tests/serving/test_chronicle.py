@@ -12,6 +12,7 @@ from tests.histories import DECISION, beat
 
 from poise.adapting.decision import Decision
 from poise.domain.allocation import Allocation
+from poise.errors import ConfigError
 from poise.files.history import HistoryFile, HistoryReader
 from poise.serving import chronicle as chronicles
 from poise.serving.chronicle import FileChronicle, past_rates, set_aside
@@ -21,6 +22,7 @@ from poise.serving.chronicle import FileChronicle, past_rates, set_aside
 def _soon(monkeypatch):
     monkeypatch.setattr(chronicles, "WRITE_EVERY_S", 0.005)
     monkeypatch.setattr(chronicles, "RETRY_S", 0.005)
+    monkeypatch.setattr(chronicles, "LOOK_EVERY_S", 0.0)
 
 
 @pytest.fixture
@@ -31,6 +33,14 @@ def path(tmp_path: Path) -> Path:
 def decisions(path: Path) -> list[Decision]:
     with contextlib.closing(HistoryReader(path)) as reader:
         return [each.decision for each in reader.decisions(100)]
+
+
+def written(path: Path) -> int:
+    """Return how many decisions are there; none while the file is being made."""
+    try:
+        return len(decisions(path))
+    except ConfigError:
+        return 0
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -83,6 +93,30 @@ def test_a_corrupt_file_is_set_aside_and_begun_anew(path, caplog, spoil):
     assert f"is set aside as {aside.name}" in caplog.text
     assert aside.read_bytes()[-4096:] == before[-4096:]
     assert decisions(path) == [DECISION]
+
+
+@pytest.mark.parametrize("how", ["deleted", "deleted with its log", "replaced"])
+def test_a_history_that_is_deleted_or_replaced_is_begun_anew(path, caplog, how):
+    keeper = FileChronicle(path)
+    keeper.decided(DECISION)
+    until(lambda: written(path) == 1)
+    if how == "replaced":
+        other = path.with_name("other")
+        file = HistoryFile(other)
+        file.write([replace(DECISION, number=7)])
+        file.close()
+        other.rename(path)
+    else:
+        path.unlink()
+    if how == "deleted with its log":
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    keeper.decided(replace(DECISION, number=8))
+    keeper.decided(replace(DECISION, number=9))
+    until(lambda: "was deleted or replaced" in caplog.text)
+    keeper.close()
+    assert [each.number for each in decisions(path)] == ([7] if how == "replaced" else []) + [8, 9]
+    assert caplog.text.count("was deleted or replaced") == 1
 
 
 def test_a_locked_file_is_written_once_it_is_free(path, caplog, monkeypatch):

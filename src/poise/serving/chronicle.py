@@ -2,7 +2,7 @@
 
 Whatever is wrong with the file, the server goes on: a corrupt one is set aside and begun anew, and while it is locked,
 full or may not be written, records wait for a while and are then dropped. The log says so once, and once when it is
-over.
+over. One that is deleted, or has another put in its place, is let go, and a new one is begun there.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ RETRY_S = 10.0
 """A file that cannot be written is tried again this often."""
 MAX_WAITING = 10_000
 """So many records wait while the file cannot be written; then the oldest go."""
+LOOK_EVERY_S = 3.0
+"""How often the path is asked whether it still names the open file."""
 FORGET_EVERY_S = 3600.0
 CLOSE_LIMIT_S = 5.0
+
+_Identity = tuple[int, int]
+"""Which file it is: its device and its number there."""
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,9 @@ class FileChronicle:
         self._trouble = ""
         self._retry_s = 0.0
         self._forget_s = 0.0
+        self._look_s = 0.0
+        self._identity: _Identity | None = None
+        self._beside: dict[Path, _Identity] = {}
         self._closing = threading.Event()
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -106,9 +114,7 @@ class FileChronicle:
             if time.monotonic() >= self._retry_s:
                 self._write()
         self._write()
-        if self._file is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._file.close()
+        self._let_go()
 
     def _write(self) -> None:
         records = []
@@ -130,10 +136,25 @@ class FileChronicle:
             self._trouble = ""
 
     def _written(self, records: list[Record]) -> None:
+        now_s = time.monotonic()
+        if self._file is not None and now_s >= self._look_s:
+            self._look_s = now_s + LOOK_EVERY_S
+            if _identity_of(self._path) != self._identity:
+                log.error(
+                    "the history %s was deleted or replaced; what was last written to it may be lost, "
+                    "and a new one is begun",
+                    self._path,
+                )
+                self._let_go()
+                self._tidy()
         if self._file is None:
             self._file = HistoryFile(self._path)
+            self._identity = _identity_of(self._path)
+            self._beside = {}
         self._file.write(records)
-        now_s = time.monotonic()
+        if not self._beside:
+            named = [(path, _identity_of(path)) for path in _beside(self._path)]
+            self._beside = {path: identity for path, identity in named if identity is not None}
         if now_s >= self._forget_s:
             self._forget_s = now_s + FORGET_EVERY_S
             self._file.forget(time.time())
@@ -146,20 +167,45 @@ class FileChronicle:
 
     def _begun_anew(self, error: Exception) -> bool:
         """Give up the open file; say whether it was set aside, so that another takes its place at once."""
-        if self._file is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._file.close()
-            self._file = None
+        self._let_go()
         aside = set_aside(self._path) if is_beyond_repair(error) else None
         if aside is not None:
             log.error("the history %s is set aside as %s (%s)", self._path, aside.name, error)
         return aside is not None
+
+    def _let_go(self) -> None:
+        """Close the file, if one is open."""
+        if self._file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._file.close()
+            self._file = None
+
+    def _tidy(self) -> None:
+        """Delete what sqlite kept beside a file that is gone: it would be taken for the next one's."""
+        for path, identity in self._beside.items():
+            if _identity_of(path) == identity:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _failed(self, error: Exception) -> None:
         self._retry_s = time.monotonic() + RETRY_S
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("the history %s cannot be written: %s; serving goes on", self._path, error)
+
+
+def _beside(path: Path) -> list[Path]:
+    """Return the files that sqlite may keep beside a history."""
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
+
+
+def _identity_of(path: Path) -> _Identity | None:
+    """Return which file a path names, by device and number; None where it names none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def is_beyond_repair(error: Exception) -> bool:
@@ -175,9 +221,9 @@ def set_aside(path: Path) -> Path | None:
             continue
         try:
             path.rename(aside)
-            for suffix in ("-wal", "-shm"):
+            for own, other in zip(_beside(path), _beside(aside), strict=True):
                 with contextlib.suppress(FileNotFoundError):
-                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+                    own.rename(other)
         except OSError:
             return None
         return aside
