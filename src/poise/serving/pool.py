@@ -18,6 +18,10 @@ from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Start,
 from poise.serving.process import Worker, WorkerProcess
 
 STOP_LIMIT_S = 5.0
+LOAD_LIMIT_S = 60.0
+LOAD_LIMIT_TIMES = 20.0
+"""A worker that has not loaded after ``LOAD_LIMIT_S``, and so many times what its resident set took to load when it was
+profiled, is ended: most likely it never will. Much is left for libraries to be read, and for cores that are busy."""
 
 State = Literal["loading", "loaded", "ending"]
 
@@ -52,6 +56,12 @@ class _Member:
         self.state: State = "loading"
         self.loaded = False
         self.problem = ""
+        self.limit: asyncio.TimerHandle | None = None
+
+    def forget_limit(self) -> None:
+        """Watch no longer how long it loads."""
+        if self.limit is not None:
+            self.limit.cancel()
 
 
 class WorkerPool:
@@ -106,6 +116,11 @@ class WorkerPool:
         except OSError as error:  # no memory, no more processes
             problem = f"its process cannot be started: {error.strerror}"
             asyncio.get_running_loop().call_soon(self._never_was, worker_id, problem)
+            return
+        limit_s = load_limit_s(kind, self._profile)
+        member.limit = asyncio.get_running_loop().call_later(
+            limit_s, self._too_slow, worker_id, member, limit_s
+        )
 
     def settle(self, worker_id: int, cores: Sequence[int]) -> Worker | None:
         """Pin a loaded worker to its cores at normal priority and return it; None where it is gone."""
@@ -167,6 +182,7 @@ class WorkerPool:
             member.problem = message.message
         elif member.state == "loading":
             member.state, member.loaded = "loaded", True
+            member.forget_limit()
             log.info(
                 "worker %d has loaded %s in %.2f s: %d MB resident",
                 worker.worker_id,
@@ -178,6 +194,7 @@ class WorkerPool:
 
     def _exited(self, worker: Worker, status: int) -> None:
         member = self._members.pop(worker.worker_id)
+        member.forget_limit()
         problem = member.problem
         if not problem and member.state != "ending":
             problem = f"its process ended with {_status_words(status)}"
@@ -190,10 +207,25 @@ class WorkerPool:
         if self._members.pop(worker_id, None) is not None and not self._stopping:
             self._listener.worker_gone(worker_id, problem, loaded=False)
 
+    def _too_slow(self, worker_id: int, member: _Member, limit_s: float) -> None:
+        if member.state == "loading" and member.worker is not None:
+            member.problem = (
+                f"it had not loaded {', '.join(member.kind.variants)} after {limit_s:.0f} s, which is as long as "
+                "a worker may take"
+            )
+            log.error("worker %d: %s; it is ended", worker_id, member.problem)
+            member.state = "ending"
+            member.worker.kill()
+
     def _kill(self, worker_id: int, member: _Member) -> None:
         if self._members.get(worker_id) is member and member.worker is not None:
             log.error("worker %d did not end when it was told to; it is ended", worker_id)
             member.worker.kill()
+
+
+def load_limit_s(kind: Workers, profile: Profile) -> float:
+    """Return how long a worker may take to load its resident set. Units: seconds."""
+    return LOAD_LIMIT_S + LOAD_LIMIT_TIMES * sum(profile.variant(name).load_time_s for name in kind.variants)
 
 
 def is_emulated(folder: ServiceFolder, kind: Workers) -> bool:
