@@ -179,8 +179,8 @@ class Reconciler:
 
     def _drain_for(self, needed: int, wanted: Counter[Workers], carries: Carries) -> None:
         """Stop workers that the target does without, for their memory, as far as the rest carries the load."""
-        if any(worker.state == "stopping" for worker in self._books):
-            return  # its memory will be free soon
+        if any(worker.state in ("stopping", "loading") for worker in self._books):
+            return  # its memory will be free soon, or it will take over from another
         surplus = Counter(worker.kind for worker in self._books.in_state("active")) - wanted
         overloaded = not carries(tuple(worker.kind for worker in self._books.in_state("active")))
         for worker in self._books.in_state("active"):
