@@ -66,7 +66,11 @@ def draw_trade_off(lines: Mapping[str, Sequence[tuple[float, float, float]]], pa
     plt = _pyplot()
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
+        named: set[str] = set()
         for system, points in lines.items():
+            policy, _, variant = system.partition(", ResNet-")
+            label = "_" if policy in named else f"{policy}, each variant" if variant else system
+            named.add(policy)
             ordered = sorted(points)
             style: dict[str, Any] = {
                 "color": colour_of(system),
@@ -75,7 +79,7 @@ def draw_trade_off(lines: Mapping[str, Sequence[tuple[float, float, float]]], pa
                 "markersize": 5,
             }
             cores = [p[0] for p in ordered]
-            left.plot(cores, [100 * p[1] for p in ordered], label=system, **style)
+            left.plot(cores, [100 * p[1] for p in ordered], label=label, **style)
             right.plot(cores, [max(0.01, 100 * p[2]) for p in ordered], **style)
         left.set(xlabel="mean cores, surge included", ylabel="points of accuracy lost")
         right.set(
