@@ -53,7 +53,6 @@ def test_an_idle_worker_is_released_at_once(hand) -> None:
     h = hand()
     assert h.handle(WorkerRetiring(0.0, 0)) == [ReleaseWorker(0)]
     assert h.scheduler.workers == {}
-    assert refusals(h.arrive(1, 0.001)) == [(1, RefusalReason.NO_WORKER)]
 
 
 def test_a_busy_worker_is_released_after_the_answers_of_its_batch_and_given_nothing_more(hand) -> None:
@@ -115,6 +114,68 @@ def test_a_retiring_worker_counts_for_nothing_in_admission(hand) -> None:
 
     assert refused(retiring=False) == []
     assert refused(retiring=True) == [(5, RefusalReason.DEADLINE_UNREACHABLE)]
+
+
+# Between one worker and the next
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("busy", [False, True])
+def test_jobs_that_come_between_two_workers_wait_for_the_next(hand, policy, busy) -> None:
+    h = hand(policy=policy)
+    running = batches(h.arrive(1, 0.0)) if busy else []
+    h.handle(WorkerRetiring(0.001, 0))
+    assert not refusals(h.arrive(2, 0.002))
+    assert h.scheduler.between_workers
+    for run in running:
+        assert not refusals(h.finish(run.batch_id, 0.011))
+    assert not refusals(h.arrive(3, 0.012))
+    now_s = 0.020
+    commands = h.handle(WorkerReady(now_s, 1, ("one",)))
+    assert not h.scheduler.between_workers
+    while not refusals(commands) and h.running:
+        now_s += 0.012
+        commands = h.finish(min(h.running), now_s)
+    assert not refusals(commands)
+    assert {job for job, outcome in h.outcomes.items() if isinstance(outcome, Answer)} >= {2, 3}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_jobs_for_which_no_next_worker_comes_are_refused_at_their_deadline(hand, policy) -> None:
+    h = hand(policy=policy)
+    h.handle(WorkerRetiring(0.0, 0))
+    commands = h.arrive(1, 0.001) + h.arrive(2, 0.002)
+    assert not refusals(commands)
+    wakes = [command.at_s for command in commands if isinstance(command, WakeAt)]
+    assert min(wakes) <= 0.101
+    assert refusals(h.handle(Woke(0.1015))) == [(1, RefusalReason.NO_WORKER)]
+    assert refusals(h.handle(Woke(0.1025))) == [(2, RefusalReason.NO_WORKER)]
+
+
+def test_a_floor_is_judged_between_two_workers_by_the_one_that_went(hand) -> None:
+    h = hand()
+    h.handle(WorkerRetiring(0.0, 0))
+    assert refusals(h.arrive(1, 0.001, floor=0.99)) == [(1, RefusalReason.FLOOR_UNREACHABLE)]
+    assert not refusals(h.arrive(2, 0.001, within_s=1e-6))  # nobody says yet that it cannot be
+
+
+def test_a_full_queue_is_full_between_two_workers_too(hand) -> None:
+    h = hand(scheduler={"queue_jobs": 2})
+    h.handle(WorkerRetiring(0.0, 0))
+    found = [refusals(h.arrive(job, 0.001)) for job in (1, 2, 3)]
+    assert found == [[], [], [(3, RefusalReason.QUEUE_FULL)]]
+
+
+@pytest.mark.parametrize("how", ["lost", "retired and lost before it was released", "another lost after"])
+def test_nobody_waits_for_a_worker_that_was_lost(hand, how) -> None:
+    h = hand(workers=2 if how == "another lost after" else 1)
+    if how != "lost":
+        assert batches(h.arrive(1, 0.0))
+        h.handle(WorkerRetiring(0.001, 0))
+    for worker in list(h.scheduler.workers):
+        h.handle(WorkerLost(0.002, worker))
+    assert not h.scheduler.between_workers
+    assert refusals(h.arrive(2, 0.003)) == [(2, RefusalReason.NO_WORKER)]
 
 
 # Coming back

@@ -102,6 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.workers: set[int] = set()
         self.retiring: set[int] = set()
         self.parked: set[int] = set()
+        self.awaited = self.retires = self.loses = False
         self.released: list[int] = []
         self.variants: dict[int, tuple[str, ...]] = {}
         self.next_worker = 0
@@ -113,6 +114,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def send(self, event: Event) -> None:
         commands = self.scheduler.handle(event)
         self.log.append((event, commands))
+        if isinstance(event, JobArrived) and self.scheduler.between_workers:
+            refused = {c.job_id: c.reason for c in commands if isinstance(c, Refuse)}
+            assert refused.get(event.job.id) is not RefusalReason.NO_WORKER
+        if isinstance(event, WorkerReady | WorkerLost | WorkerRetiring):
+            self.check_between(event)
         for command in commands:
             if isinstance(command, RunBatch):
                 self.check_batch(command)
@@ -130,6 +136,15 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.outcomes[command.job_id] = command
                 if isinstance(command, Answer):
                     self.check_answer(command)
+
+    def check_between(self, event: WorkerReady | WorkerLost | WorkerRetiring) -> None:
+        """Jobs wait for the next worker only where the last one was retired, and none came or was lost since."""
+        live = [worker for worker in self.scheduler.workers.values() if not worker.retiring]
+        if isinstance(event, WorkerRetiring):
+            self.awaited |= self.retires
+        else:
+            self.awaited &= isinstance(event, WorkerLost) and not self.loses
+        assert self.scheduler.between_workers == (self.awaited and not live)
 
     def check_batch(self, batch: RunBatch) -> None:
         assert batch.worker_id in self.workers - self.retiring - self.parked
@@ -248,6 +263,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_retires(self, pick: int) -> None:
         """A worker is to be given no more batches, perhaps for the second time; it goes when it has none."""
         worker = sorted(self.workers)[pick % len(self.workers)]
+        self.retires = worker not in self.parked | self.retiring
         if worker not in self.parked:
             self.retiring.add(worker)
         self.send(WorkerRetiring(self.now_s, worker))
@@ -295,6 +311,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_dies(self, pick: int) -> None:
         worker = sorted(self.workers)[pick % len(self.workers)]
         self.workers.remove(worker)
+        self.loses = worker not in self.parked
         self.retiring.discard(worker)
         self.parked.discard(worker)
         for batch_id in [b for b, batch in self.running.items() if batch.worker_id == worker]:

@@ -12,7 +12,14 @@ from poise.domain.job import RefusalReason
 from poise.errors import ConfigError, InternalError
 from poise.files import open_service
 from poise.scheduling.commands import Answer, AnswerPart, Command, Refuse
-from poise.scheduling.events import DrainStarted, Event, JobArrived, JobCancelled
+from poise.scheduling.events import (
+    DrainStarted,
+    Event,
+    JobArrived,
+    JobCancelled,
+    WorkerReady,
+    WorkerRetiring,
+)
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.batches import HUNG_AFTER_S, Dispatched
 from poise.serving.cell import Cell
@@ -32,6 +39,7 @@ class Told:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.answers: dict[type[Event], list[Command] | Exception] = {}
+        self.between_workers = False
 
     def handle(self, event: Event) -> list[Command]:
         self.events.append(event)
@@ -198,3 +206,18 @@ def test_an_arena_too_small_is_the_operators_error():
             Cell(folder, folder.load_profile(), arena_bytes=100)
 
     asyncio.run(run())
+
+
+def test_a_cell_between_two_workers_takes_jobs_and_says_that_it_is_ready(in_cell):
+    async def test(cell, told, admit):
+        folder = open_service(TINY)
+        cell._scheduler = Scheduler(folder.service, folder.load_profile())
+        assert not cell.ready
+        cell.tell(WorkerReady(time.monotonic(), 1, tuple(folder.service.variants)))
+        cell.tell(WorkerRetiring(time.monotonic(), 1))
+        assert cell.ready
+        pending = admit(1)
+        assert not pending.settled
+        cell.cancel(pending)
+
+    in_cell(test)

@@ -80,7 +80,11 @@ class Admission:
     def judge(
         self, job: Job, now_s: float, queue: DeadlineQueue, fleet: Fleet, costs: LeastCosts
     ) -> Taken | Refuse:
-        """Return the job ready to be queued, or its refusal."""
+        """Return the job ready to be queued, or its refusal.
+
+        Without a worker, between one that was retired and the next, nothing is known of when a job would be done: its
+        deadline is not judged. Its floor is, against ``costs``, those of the last worker.
+        """
         if len(queue) >= self._queue_jobs or queue.items + job.items > self._queue_items:
             return Refuse(job.id, RefusalReason.QUEUE_FULL, "the queue is full")
         reachable = costs.highest_accuracy(job.available)
@@ -108,7 +112,7 @@ class Admission:
         planned_floor = min(floor, reachable)
         entry = self._entry(job, planned_floor, queue, costs.at(job.bucket), soft=soft, deficit=deficit)
         displaced: Sequence[Waiting] = ()
-        if self._by_deadline and not _in_time(entry, now_s, queue, fleet, costs):
+        if self._by_deadline and fleet.workers and not _in_time(entry, now_s, queue, fleet, costs):
             found = _to_displace(entry, now_s, queue, fleet)
             if found is None:
                 return Refuse(

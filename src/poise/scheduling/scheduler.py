@@ -113,10 +113,9 @@ class Scheduler:
         """
         out = self._out = []
         self._held_s = inf
-        now_s = event.now_s
-        if not isfinite(now_s):
+        if not isfinite(event.now_s):
             raise InternalError("an event at no time", story=(repr(event),))
-        self._now_s = max(self._now_s, now_s)
+        self._now_s = max(self._now_s, event.now_s)
         self._handlers[type(event)](event)
         while self._room.first_stranded_s <= self._now_s:
             self._give_up(self._room.stranded.entries[0], "no worker came in time that could answer it")
@@ -131,6 +130,11 @@ class Scheduler:
     def workers(self) -> dict[int, WorkerState]:
         """The live workers by id; those that retire, until they have no batch."""
         return self._pool.by_id
+
+    @property
+    def between_workers(self) -> bool:
+        """Whether there is no worker because the last one was retired; jobs are taken, and wait for the next."""
+        return self._pool.between
 
     @property
     def stranded(self) -> Sequence[Waiting]:
@@ -163,9 +167,7 @@ class Scheduler:
             raise InternalError(f"job {job.id} arrived twice", story=(repr(job),))
         known = job.slo_class in self.balances
         if not known or job.items < 1 or not isfinite(job.arrival_s + job.deadline_s + job.accuracy_floor):
-            raise InternalError(
-                f"job {job.id} cannot be: its class, items, deadline or floor", story=(repr(job),)
-            )
+            raise InternalError(f"job {job.id} cannot be: class, items, deadline, floor", story=(repr(job),))
         found = self._judge(job)
         if isinstance(found, Refuse):
             if not hopeless(found, job, self._now_s, self._pool.costs):
@@ -179,7 +181,7 @@ class Scheduler:
         entry = found.entry
         self.jobs[job.id] = entry
         self._room.insert(entry)
-        if self.policy.plans_ahead:
+        if self.policy.plans_ahead and self._pool.all:
             dropped = self.policy.arrived(self._views.queue(self._now_s), entry)
             if dropped and self._pool.forget_stale(self._now_s):
                 dropped = self.policy.arrived(self._views.queue(self._now_s), entry)
@@ -190,7 +192,7 @@ class Scheduler:
         pool, now_s = self._pool, self._now_s
         if self.draining:
             return Refuse(job.id, RefusalReason.DRAINING, "the server is draining; no new jobs are taken")
-        if not pool.all:
+        if not pool.all and not pool.between:
             return Refuse(job.id, RefusalReason.NO_WORKER, "no worker is ready")
         found = self._admission.judge(job, now_s, self.queue, pool.fleet, pool.costs)
         late = isinstance(found, Refuse) and found.reason is RefusalReason.DEADLINE_UNREACHABLE
@@ -277,10 +279,8 @@ class Scheduler:
             entry.alone = True
             if not counts:
                 continue
-            if killed:
-                entry.deaths += 1
-            else:
-                entry.failures += 1
+            entry.deaths += killed
+            entry.failures += not killed
             if entry.deaths >= MAX_TRIES:
                 self._doom(entry, RefusalReason.WORKER_KILLER, "a worker died twice with this job")
             elif entry.deaths + entry.failures >= MAX_TRIES:
@@ -367,7 +367,7 @@ class Scheduler:
         return True
 
     def _give_up(self, entry: Waiting, why: str) -> None:
-        ours = self.policy.admits and not entry.stranded
+        ours = self.policy.admits and not entry.stranded and not self._pool.between
         expired = RefusalReason.DEADLINE_PASSED if ours else RefusalReason.NO_WORKER
         self._doom(entry, RefusalReason.WORKER_LOST if entry.deaths else expired, why)
 

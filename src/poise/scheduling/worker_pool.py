@@ -48,6 +48,8 @@ class WorkerPool:
         self._reach: dict[int, tuple[float, float]] = {}
         self._idle: list[tuple[float, int]] = []
         """The rank of each free worker, in order."""
+        self._awaited = False
+        """Whether one was retired after the last one was ready or lost."""
         self.by_id: dict[int, WorkerState] = {}
         self.all: tuple[WorkerState, ...] = ()
         self.fleet = Fleet(())
@@ -90,6 +92,7 @@ class WorkerPool:
                 worker = WorkerState(event.worker_id, stages, event.now_s)
             self.by_id[event.worker_id] = worker
         worker.retiring = False
+        self._awaited = False
         worker.batch_cap_s = cap_s
         if worker.batch_id is None:
             insort(self._idle, _rank(worker))
@@ -110,6 +113,7 @@ class WorkerPool:
         if worker.retiring:
             return False
         worker.retiring = True
+        self._awaited = True
         self._leaves(worker)
         return self.park(worker)
 
@@ -127,6 +131,8 @@ class WorkerPool:
         """Let a lost worker go, with what it measured; None where it is not known, or retired before."""
         self._parked.pop(worker_id, None)
         worker = self.by_id.pop(worker_id, None)
+        if worker is not None:
+            self._awaited = False
         if worker is not None and not worker.retiring:
             self._leaves(worker)
         return worker
@@ -149,6 +155,11 @@ class WorkerPool:
         if not worker.retiring:
             insort(self._idle, _rank(worker))
             self.fleet.changed(worker)
+
+    @property
+    def between(self) -> bool:
+        """Whether there is none because the last one was retired, by plan: another is to come in its place."""
+        return self._awaited and not self.all
 
     @property
     def idle(self) -> int:

@@ -105,7 +105,8 @@ class Cell:
     @property
     def ready(self) -> bool:
         """Whether a job would be taken now."""
-        return self.started and not self.draining and bool(self._active)
+        taken = bool(self._active) or self._scheduler.between_workers
+        return self.started and not self.draining and taken
 
     @property
     def scheduler(self) -> Scheduler:
