@@ -14,7 +14,6 @@ from poise.adapting.events import ClassCounts, Observed
 from poise.files.history import HistoryFile
 from poise.forecasting.base import Forecaster, RateHistory
 from poise.forecasting.seasonal import Seasonal
-from poise.serving import retraining as retrainings
 from poise.serving.retraining import Retraining
 
 LIMIT_S = 100.0
@@ -97,7 +96,7 @@ def test_a_system_that_has_no_room_is_tried_again_and_that_is_said(
             tried.set()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(retrainings.tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr("poise.serving.retraining.tempfile.TemporaryDirectory", full)
 
     async def train() -> None:
         retraining = Retraining(
