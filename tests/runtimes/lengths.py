@@ -40,10 +40,15 @@ def arena_of(lengths: list[int], seed: int = 5) -> Arrays:
     }
 
 
+with np.load(
+    LENGTHS / "weights.npz"
+) as archive:  # once: CPython 3.11 may fail at headers read by several threads
+    WEIGHTS: Arrays = {name: archive[name] for name in archive.files}
+
+
 def logits_of(arena: Arrays, rows: NDArray[np.intp], masks: NDArray[Any]) -> NDArray[np.float32]:
     """What every variant answers, whatever the bucket."""
-    with np.load(LENGTHS / "weights.npz") as archive:
-        w = {name: archive[name] for name in archive.files}
+    w = WEIGHTS
     said = (arena["frames"][rows] @ w["speech"]).sum(axis=1)
     written = arena["letters"][rows] @ w["word"]
     total = np.where((masks & SPEECH)[:, None] > 0, said, 0) + np.where(
