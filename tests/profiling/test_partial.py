@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,7 +212,8 @@ def test_a_command_that_is_interrupted_goes_on(tiny):
     arguments = command(tiny, "--budget-s", "500", "--threads", "1")
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
         while first.poll() is None and not kept.exists():
-            time.sleep(0.01)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                first.wait(0.01)
         first.send_signal(signal.SIGINT)
         _, said = first.communicate(timeout=60)
     assert first.returncode == 130, said

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from poise.adapting.adapter import Adapter
+from poise.adapting.decision import Decision
 from poise.adapting.events import ClassCounts, Observed
 from poise.adapting.policy import AllocationPolicy, Situation, Solve
 from poise.domain.adapter_settings import AdapterSettings
@@ -40,6 +41,21 @@ class Told(AllocationPolicy):
 
     def ask(self, situation: Situation) -> Solve:
         return self._solvers.pop(0) if self._solvers else lambda: GOOD
+
+
+class Watched(FileChronicle):
+    """Says when so many decisions were kept."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        super().__init__(path)
+        self.enough = asyncio.Event()
+        self._left = count
+
+    def decided(self, decision: Decision) -> None:
+        super().decided(decision)
+        self._left -= 1
+        if self._left == 0:
+            self.enough.set()
 
 
 class OneCell:
@@ -98,14 +114,13 @@ def decided(
             memory_of=lambda kind: 1,
         )
         path = tmp_path / "some.sqlite"
-        chronicle, cell = FileChronicle(path), OneCell()
+        chronicle, cell = Watched(path, len(solvers) + 1), OneCell()
 
         async def whole() -> Adaptation:
             adaptation = Adaptation(adapter, {"": cell}, (0, 1), chronicle, (KIND,))
             cell.keeper = adaptation
             await adaptation.start()
-            while sum(adaptation.metrics._decisions.values()) <= len(solvers):
-                await asyncio.sleep(0.001)
+            await chronicle.enough.wait()
             adaptation.stop()
             return adaptation
 
