@@ -4,6 +4,8 @@
     ├── ConfigError                 the operator's: a file or an option that cannot be used
     ├── RequestError                the client's: a request that gets no answer
     │   ├── MalformedRequestError   it does not follow the protocol or the service's shapes
+    │   ├── UnauthorizedError       it needs a token, and has none that is valid
+    │   ├── ForbiddenError          its token, or the page that it comes from, does not allow it
     │   ├── NotFoundError           no such service, version or route
     │   ├── TooLargeError           over a cap on bytes, depth, elements or items
     │   ├── QueueFullError          the service has as many jobs queued as it may
@@ -25,6 +27,7 @@ from typing import Final
 __all__ = [
     "ConfigError",
     "DeadlineError",
+    "ForbiddenError",
     "InternalError",
     "MalformedRequestError",
     "NotFoundError",
@@ -33,6 +36,7 @@ __all__ = [
     "QueueFullError",
     "RequestError",
     "TooLargeError",
+    "UnauthorizedError",
     "WorkerError",
 ]
 
@@ -86,6 +90,14 @@ class RequestError(PoiseError):
 
 class MalformedRequestError(RequestError):
     """The request does not follow the protocol, or not the names, types and shapes of the service."""
+
+
+class UnauthorizedError(RequestError):
+    """The request needs a token, and has none that is valid."""
+
+
+class ForbiddenError(RequestError):
+    """The request's token, or the web page that it comes from, does not allow it."""
 
 
 class NotFoundError(RequestError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.servers import TINY
 
 from poise.adapting.adapter import Adapter
 from poise.adapting.decision import Decision
@@ -24,8 +25,6 @@ from poise.serving import adaptation as driver
 from poise.serving import solving
 from poise.serving.adaptation import Adaptation
 from poise.serving.chronicle import FileChronicle
-
-from .conftest import TINY
 
 KIND = Workers(variants=("late",), count=1)
 GOOD = Allocation(workers=(KIND,), status="optimal")

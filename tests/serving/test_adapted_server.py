@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from tests.servers import DATATYPES, POISE, TINY, Server, copy_tiny, json_request, serving
 
 from poise.cli.serve import adapting_of
 from poise.errors import ConfigError
@@ -21,8 +22,6 @@ from poise.scheduling.events import AllocationAdopted, WorkerReady, WorkerRetiri
 from poise.scheduling.log import decode_log
 from poise.serving.server import Opened, ServerSettings, run_server
 from poise.simulation.replay import replay
-
-from .conftest import DATATYPES, POISE, TINY, Server, copy_tiny, json_request, serving
 
 EMULATED = """
 budget: {cores: 12, memory: 2GB}

@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.servers import TINY
 
 from poise.domain.datatypes import NUMPY_TYPE
 from poise.errors import ConfigError, InternalError
 from poise.files import open_service
 from poise.serving.arena import ALIGNMENT_BYTES, Arena, RowAllocator, plan_layout
-
-from .conftest import TINY
 
 CAPACITY = 40
 

@@ -12,9 +12,9 @@ import pytest
 from tests.runtimes.lengths import copy_lengths
 
 from poise.files import ServiceFolder, open_service
+from poise.ingress.gate import Answered, PendingJob, settled_outcome
+from poise.protocol.codec import decode_infer
 from poise.serving.cell import Cell
-from poise.serving.codec import decode_infer
-from poise.serving.jobs import Answered, PendingJob
 
 BATCHES = 12
 """More than calibration waits for."""
@@ -59,7 +59,7 @@ def test_calibration_stays_at_one_whatever_the_lengths(tmp_path, lengths):
                 pending = cell.admit(decode_infer(request(length), None, cell.wire))
                 assert isinstance(pending, PendingJob)
                 buckets.append(pending.job.bucket)
-                assert isinstance(await pending.outcome, Answered)
+                assert isinstance(await settled_outcome(pending), Answered)
             (worker,) = cell._scheduler.workers.values()
             return buckets, worker.calibration.factor
         finally:

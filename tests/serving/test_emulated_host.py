@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from tests.servers import TINY
 
 from poise.domain.profile import LatencyPoint, ModeProfile, Profile, StageProfile, VariantProfile
 from poise.errors import InternalError
@@ -30,8 +31,6 @@ from poise.serving.messages import (
     ToHost,
     pack_runs,
 )
-
-from .conftest import TINY
 
 FOLDER = open_service(TINY / "emulated.yaml")
 SERVICE = FOLDER.service

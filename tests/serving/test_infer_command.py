@@ -4,8 +4,7 @@ import json
 import subprocess
 
 import pytest
-
-from .conftest import POISE, TINY, Server
+from tests.servers import POISE, TINY, Server
 
 
 def infer(server: Server, *options: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.runtimes.lengths import LENGTHS
+from tests.servers import TINY
 
 from poise.domain.allocation import Workers
 from poise.domain.profile import Profile
@@ -17,8 +18,6 @@ from poise.serving.arena import Arena, plan_layout
 from poise.serving.messages import Done, Failed
 from poise.serving.pool import WorkerPool, load_limit_s
 from poise.serving.process import Worker
-
-from .conftest import TINY
 
 SOON_S = 60.0
 CORE = usable_cores()[:1]

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from msgspec import structs
+from tests.servers import DATATYPES, copy_tiny, json_request
 
 from poise.adapting.adapter import Adapter
 from poise.adapting.commands import (
@@ -35,16 +36,14 @@ from poise.domain.adapter_settings import AdapterSettings
 from poise.domain.allocation import Allocation, Workers
 from poise.files import open_service
 from poise.forecasting.last_max import LastMax
+from poise.ingress.gate import Answered, PendingJob, Refused, settled_outcome
+from poise.protocol.codec import decode_infer
 from poise.runtimes.cores import usable_cores
 from poise.serving import adaptation
 from poise.serving.adaptation import Adaptation
 from poise.serving.cell import Cell
 from poise.serving.chronicle import NoChronicle
-from poise.serving.codec import decode_infer
-from poise.serving.jobs import Answered, PendingJob, Refused
 from poise.serving.process import WorkerProcess
-
-from .conftest import DATATYPES, copy_tiny, json_request
 
 LATE = Workers(variants=("late",), count=1)
 WHOLE = Workers(variants=("whole",), count=1)
@@ -144,7 +143,7 @@ def live(tmp_path, arrays):
 def test_a_worker_loads_at_idle_priority_and_answers_at_normal_priority(live):
     async def test(running: Live) -> None:
         first = await running.active(BOTH, 0)
-        assert isinstance(await running.ask().outcome, Answered)
+        assert isinstance(await settled_outcome(running.ask()), Answered)
         second = running.process(first)
         assert os.sched_getscheduler(second.pid) == os.SCHED_OTHER
         cores = usable_cores()
@@ -160,7 +159,7 @@ def test_a_worker_loads_at_idle_priority_and_answers_at_normal_priority(live):
 
 
 async def all_answered(jobs: list[PendingJob]) -> bool:
-    outcomes = await asyncio.gather(*(job.outcome for job in jobs))
+    outcomes = await asyncio.gather(*(settled_outcome(job) for job in jobs))
     return all(isinstance(outcome, Answered) for outcome in outcomes)
 
 
@@ -188,7 +187,7 @@ def test_a_worker_on_standby_uses_no_core_and_comes_back_at_once(live):
         before_s = sum(running.process(two).cpu_times()[:2])
         running.do(ActivateWorker(two, BOTH, (1,)), ParkWorker(one))
         await running.hear(WorkerParked, one)
-        assert isinstance(await running.ask().outcome, Answered)
+        assert isinstance(await settled_outcome(running.ask()), Answered)
         assert sum(running.process(two).cpu_times()[:2]) >= before_s
 
     live(test)
@@ -202,7 +201,7 @@ def test_a_worker_killed_while_loading(live):
         heard = await running.hear(WorkerNotLoaded, 9)
         assert isinstance(heard, WorkerNotLoaded)
         assert "signal SIGKILL" in heard.reason
-        assert isinstance(await running.ask().outcome, Answered)
+        assert isinstance(await settled_outcome(running.ask()), Answered)
 
     live(test)
 
@@ -214,7 +213,7 @@ def test_a_worker_killed_on_standby(live):
         running.process(other).kill()
         await running.hear(WorkerLost, other)
         running.do(ActivateWorker(other, WHOLE, (1,)))  # the adapter had not heard yet
-        assert isinstance(await running.ask().outcome, Answered)
+        assert isinstance(await settled_outcome(running.ask()), Answered)
 
     live(test)
 
@@ -229,7 +228,7 @@ def test_a_worker_killed_with_a_batch_gives_it_to_the_others(live):
         two = await running.load(WHOLE, 1)
         victim.kill()
         await running.hear(WorkerLost, one)
-        assert not any(job.outcome.done() for job in jobs)
+        assert not any(job.outcome is not None for job in jobs)
         running.do(ActivateWorker(two, WHOLE, (1,)))
         assert await all_answered(jobs)
 
@@ -245,7 +244,7 @@ def test_a_worker_that_is_to_stop_answers_its_batch_first(live):
         running.do(StopWorker(one))
         assert slow.is_running()
         slow.resume()
-        assert isinstance(await job.outcome, Answered)
+        assert isinstance(await settled_outcome(job), Answered)
         await running.hear(WorkerStopped, one)
         assert not slow.is_running() or slow.status() == psutil.STATUS_ZOMBIE
 
@@ -275,7 +274,7 @@ def test_a_variant_whose_file_vanished_is_not_loaded_and_the_others_answer(live)
         heard = await running.hear(WorkerNotLoaded, 9)
         assert isinstance(heard, WorkerNotLoaded)
         assert "whole/all.onnx" in heard.reason
-        assert isinstance(await running.ask().outcome, Answered)
+        assert isinstance(await settled_outcome(running.ask()), Answered)
 
     live(test, lambda service: (service / "whole/all.onnx").unlink())
 
@@ -306,7 +305,7 @@ def test_no_job_is_lost_in_twenty_reconfigurations_at_full_budget(live):
             while not over:
                 jobs = [running.ask() for _ in range(int(rng.integers(1, 6)))]
                 for job in jobs:
-                    answered.append(isinstance(await job.outcome, Answered))
+                    answered.append(isinstance(await settled_outcome(job), Answered))
                     progress.set()
 
         slots = {0: await running.active(LATE, 0), 1: await running.active(WHOLE, 1)}
@@ -398,7 +397,9 @@ def test_no_job_is_lost_in_twenty_plans_of_the_adapter(tmp_path, arrays, monkeyp
         async def load() -> None:
             while driver.metrics._decisions["interval", "adopted"] < before + 20:
                 jobs = [cell.admit(decode_infer(request, None, cell.wire)) for _ in range(3)]
-                outcomes.extend([job if isinstance(job, Refused) else await job.outcome for job in jobs])
+                outcomes.extend(
+                    [job if isinstance(job, Refused) else await settled_outcome(job) for job in jobs]
+                )
                 await asyncio.sleep(0)
 
         try:

@@ -13,8 +13,7 @@ import pytest
 import tritonclient.http as triton
 from tests.runtimes.exporting import export_all
 from tests.runtimes.lengths import BUCKETS, LENGTHS, SPEECH, WORD, bucket_of, logits_of
-
-from .conftest import Server, serving
+from tests.servers import Server, serving
 
 MASKS = {"speech": SPEECH, "word": WORD, "speech+word": SPEECH | WORD}
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.servers import POISE, copy_tiny, serving
 
 from poise.scheduling.commands import Answer, Refuse
 from poise.scheduling.events import JobArrived, WorkerLost
 from poise.scheduling.log import decode_log
 from poise.simulation.replay import replay
-
-from .conftest import POISE, copy_tiny, serving
 
 KILLS = 12
 RATE, SECONDS = 150, 25

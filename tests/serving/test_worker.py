@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.servers import MODALITY_INPUTS, TINY
 
 from poise.files import open_service
 from poise.serving import worker
@@ -19,8 +20,6 @@ from poise.serving.arena import Arena, plan_layout
 from poise.serving.messages import CannotStart, Done, Failed, FromWorker, Ready, Run, Start, Stop, pack_runs
 from poise.serving.process import WorkerProcess
 from poise.serving.worker import answer, at_idle_priority, may_leave_idle_priority
-
-from .conftest import MODALITY_INPUTS, TINY
 
 
 def start_of(folder: Path) -> Start:

@@ -74,10 +74,10 @@ def serve(
 ) -> None:
     """Serve one service or more over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
     _with_malloc_settings()
+    from poise.ingress.limits import Limits
     from poise.serving.server import Opened, ServerSettings, run_server
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     opened = [Opened(folder, _checked_profile(folder)) for folder in map(open_service, services)]
     settings = ServerSettings(
         host=host,
@@ -85,7 +85,7 @@ def serve(
         policy=policy,
         record=record,
         grace_s=grace_s,
-        max_body_bytes=round(max_body_mb * 2**20),
+        limits=Limits(body_bytes=round(max_body_mb * 2**20)),
         arena_bytes=round(arena_mb * 2**20),
         insecure=insecure,
         adapting=adapting_of(opened, adapter, cores, history),

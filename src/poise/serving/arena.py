@@ -26,13 +26,10 @@ from numpy.typing import NDArray
 from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Datatype, Service, TensorSpec, length_key
 from poise.errors import ConfigError, InternalError
+from poise.protocol.wire import LENGTH, Array
 
 ALIGNMENT_BYTES = 64
 DEFAULT_ARENA_BYTES = 512 * 2**20
-LENGTH = TensorSpec(datatype="UINT32", shape=())
-"""An item's length in a tensor's free axis, which lies in the arena under ``length_key(tensor)``."""
-
-Array = NDArray[np.generic]
 
 
 class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

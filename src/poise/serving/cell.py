@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 from poise.adapting.events import Observed
 from poise.domain.allocation import Workers
@@ -17,7 +18,10 @@ from poise.domain.job import Job, RefusalReason
 from poise.domain.profile import Profile
 from poise.errors import InternalError
 from poise.files import FrontierCache, ServiceFolder
+from poise.ingress.gate import Answered, Outcome, PendingJob, Refused
 from poise.planning.default_allocation import initial_allocation
+from poise.protocol.codec import InferRequest
+from poise.protocol.wire import ServiceWire, wire_of
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
 from poise.scheduling.events import (
@@ -35,9 +39,7 @@ from poise.scheduling.events import (
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
 from poise.serving.batches import Dispatched, DispatchedBatches
-from poise.serving.codec import InferRequest
 from poise.serving.intake import copy_in, rung_of
-from poise.serving.jobs import Answered, Outcome, PendingJob, Refused
 from poise.serving.keeper import Keeper, StaticKeeper
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellGauges, CellMetrics
@@ -45,7 +47,6 @@ from poise.serving.monitor import Monitor
 from poise.serving.pool import WorkerPool, check_kinds
 from poise.serving.process import Worker
 from poise.serving.recording import Recorder
-from poise.serving.wire import ServiceWire, wire_of
 
 HUNG_CHECK_S = 1.0
 
@@ -188,7 +189,7 @@ class Cell:
             priority=request.priority,
             bucket=rung_of(request.tensors) if self._padded else 0,
         )
-        pending = PendingJob(job, first, asyncio.get_running_loop().create_future())
+        pending = PendingJob(job, first)
         self._jobs[job.id] = pending
         self._happened(JobArrived(now_s, job))
         return pending
@@ -203,7 +204,7 @@ class Cell:
 
     def cancel(self, pending: PendingJob) -> None:
         """Give up a job whose client is gone."""
-        if not pending.settled:
+        if pending.outcome is None:
             self._happened(JobCancelled(time.monotonic(), pending.job.id))
 
     # What the keeper asks for
@@ -289,7 +290,7 @@ class Cell:
         self.metrics.decision_s.observe(time.perf_counter() - begin)
         if self._recorder is not None:
             self._recorder.record(event, commands)
-        for command in commands:
+        for command in _batches_first(commands):
             try:
                 self._carry_out(command)
             except Exception:
@@ -355,17 +356,11 @@ class Cell:
             self._settle(pending, InternalError(f"job {job_id} met a fault of the server"))
 
     def _settle(self, pending: PendingJob, outcome: Outcome | InternalError) -> None:
-        if pending.settled:
+        if pending.outcome is not None:
             return
-        pending.settled = True
         del self._jobs[pending.job.id]
         self._rows.give_back(pending.first_row, pending.job.items)
-        if pending.outcome.done():
-            pass  # its client did not wait
-        elif isinstance(outcome, InternalError):
-            pending.outcome.set_exception(outcome)
-        else:
-            pending.outcome.set_result(outcome)
+        pending.settle(outcome)
         if not self._jobs and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
@@ -397,3 +392,10 @@ class Cell:
             **self.keeper.states(),
         }
         return CellGauges(workers, len(self._jobs), self._scheduler.deviations, self.label)
+
+
+def _batches_first(commands: Sequence[Command]) -> Sequence[Command]:
+    """Return commands with the batches before all else: a worker need not wait until its last jobs' answers are out."""
+    if len(commands) < 2 or not any(isinstance(command, RunBatch) for command in commands):
+        return commands
+    return sorted(commands, key=lambda command: not isinstance(command, RunBatch))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from poise.serving.arena import Array
-from poise.serving.codec import InferTensor
+from poise.protocol.codec import InferTensor
+from poise.protocol.wire import Array
 
 
 def rung_of(tensors: Sequence[InferTensor]) -> int:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import ipaddress
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import uvicorn
 import uvloop
 
 import poise
@@ -25,20 +23,23 @@ from poise.domain.profile import Profile
 from poise.errors import ConfigError
 from poise.files import ServiceFolder
 from poise.forecasting.base import RateHistory
+from poise.ingress.gate import Gates
+from poise.ingress.guard import Guard
+from poise.ingress.http_app import HttpApp
+from poise.ingress.http_server import HttpServer
+from poise.ingress.limits import Limits
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.log import LogHeader
 from poise.serving.adaptation import Adaptation, AdapterCore
 from poise.serving.arena import DEFAULT_ARENA_BYTES
-from poise.serving.asgi import DEFAULT_BODY_BYTES, App
 from poise.serving.cell import Cell
 from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
 from poise.serving.keeper import StaticKeeper, profiled_kinds
+from poise.serving.metrics import CellMetrics, metrics_text
 from poise.serving.recording import Recorder
 from poise.serving.retraining import Retraining
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 75
-"""An idle connection is kept this long: longer than most clients keep theirs, so that they are the ones to close."""
 TAKE_LIMIT_S = 5
 """How long clients may take to read their answers once all jobs have one and the server ends."""
 GC_THRESHOLDS = (20_000, 50, 20)
@@ -77,7 +78,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None = None
     record: Path | None = None
     grace_s: float = 30.0
-    max_body_bytes: int = DEFAULT_BODY_BYTES
+    limits: Limits = Limits()
     arena_bytes: int = DEFAULT_ARENA_BYTES
     insecure: bool = False
     adapting: Adapting | None = None
@@ -88,14 +89,6 @@ class Opened(msgspec.Struct, frozen=True):
 
     folder: ServiceFolder
     profile: Profile
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handling: what a signal means is decided here."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run_server(services: Sequence[Opened], settings: ServerSettings, on_ready: Callable[[str], None]) -> int:
@@ -173,9 +166,11 @@ async def _serve(
             retraining = Retraining(settings.adapting.history, names, adapter.forecast_with)
             retraining.start()
     served = list(cells.values())
-    http = _HttpServer(_http_config(App(served, settings.max_body_bytes)))
+    gates = Gates({cell.wire.name: cell for cell in served})
+    app = HttpApp(gates, Guard(), settings.limits, lambda: metrics_text(_metrics_of(served)))
+    http = HttpServer(app, settings.limits)
     signals = _Signals()
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
+    await http.start(listener)
     try:
         return await _until_stopped(served, signals, settings, lambda: on_ready(url_of(listener)))
     finally:
@@ -183,11 +178,14 @@ async def _serve(
             await retraining.stop()
         for cell in served:
             await cell.stop()
-        http.should_exit = True
-        await serving
+        await http.stop(TAKE_LIMIT_S)
         signals.close()
         if chronicle is not None:
             await asyncio.to_thread(chronicle.close)
+
+
+def _metrics_of(cells: Sequence[Cell]) -> dict[str, CellMetrics]:
+    return {cell.wire.name: cell.metrics for cell in cells}
 
 
 def _cells(services: Sequence[Opened], settings: ServerSettings) -> dict[str, Cell]:
@@ -244,23 +242,6 @@ async def _past(history: Path, names: Sequence[str]) -> dict[str, RateHistory]:
     except TimeoutError:
         log.error("the history %s takes too long to read; the forecast begins without it", history)
         return {}
-
-
-def _http_config(app: App) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=TAKE_LIMIT_S,
-    )
 
 
 async def _until_stopped(

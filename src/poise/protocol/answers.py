@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 
 from poise.domain.job import RefusalReason
+from poise.protocol.codec import ReplyTerms
+from poise.protocol.wire import VERSION, Array, ServiceWire
 from poise.scheduling.commands import Answer
-from poise.serving.arena import Array
-from poise.serving.codec import ReplyTerms
-from poise.serving.wire import VERSION, ServiceWire
 
 _encoder = msgspec.json.Encoder()
 
@@ -34,14 +33,14 @@ def encode_answer(
     outputs: Mapping[str, Array],
     wire: ServiceWire,
     label: Callable[[int], str],
-) -> tuple[bytes, int | None]:
-    """Return the body, and the length of its JSON where binary tensors follow.
+) -> tuple[tuple[bytes | memoryview, ...], int | None]:
+    """Return the body in parts, and the length of its JSON where binary tensors follow.
 
     Raises:
         NotFiniteError: an output asked for in JSON holds a NaN or an infinity.
     """
     described: list[dict[str, Any]] = []
-    binary: list[bytes] = []
+    binary: list[memoryview] = []
     for name, as_binary in terms.outputs:
         array = outputs[name]
         tensor: dict[str, Any] = {
@@ -50,9 +49,8 @@ def encode_answer(
             "shape": array.shape,
         }
         if as_binary:
-            data = array.tobytes()
-            tensor["parameters"] = {"binary_data_size": len(data)}
-            binary.append(data)
+            tensor["parameters"] = {"binary_data_size": array.nbytes}
+            binary.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         else:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise NotFiniteError(name)
@@ -64,7 +62,7 @@ def encode_answer(
     header["parameters"] = _parameters(answer, label)
     header["outputs"] = described
     text = _encoder.encode(header)
-    return (b"".join((text, *binary)), len(text)) if binary else (text, None)
+    return (text, *binary), len(text) if binary else None
 
 
 def _parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:

@@ -18,9 +18,8 @@ import numpy as np
 from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import SLOClass, length_key
 from poise.errors import MalformedRequestError, TooLargeError
-from poise.serving.arena import LENGTH, Array
-from poise.serving.json_tensors import decode_elements, json_problem
-from poise.serving.wire import InputWire, ServiceWire
+from poise.protocol.json_tensors import decode_elements, json_problem
+from poise.protocol.wire import LENGTH, Array, InputWire, ServiceWire
 
 Body = bytes | bytearray | memoryview
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

@@ -7,10 +7,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Service, SLOClass, TensorSpec
-from poise.serving.arena import full_shape
+
+Array = NDArray[np.generic]
+LENGTH = TensorSpec(datatype="UINT32", shape=())
+"""An item's length in a tensor's free axis, which travels beside the tensor under ``length_key(tensor)``."""
 
 VERSION = "1"
 """The one version of a service that the protocol's paths may name."""
@@ -82,7 +86,7 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
 
 def _input(name: str, modality: str, bit: int, spec: TensorSpec) -> InputWire:
     free = spec.shape.index(-1) if -1 in spec.shape else None
-    longest = full_shape(spec)[free] if free is not None else 0
+    longest = spec.shape_at()[free] if free is not None else 0
     dtype: np.dtype[Any] = NUMPY_TYPE[spec.datatype]
     return InputWire(name, modality, bit, spec.datatype, dtype, spec.shape, free, longest, spec.buckets)
 

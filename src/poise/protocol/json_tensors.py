@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 
 from poise.errors import MalformedRequestError
-from poise.serving.arena import Array
-from poise.serving.wire import InputWire
+from poise.protocol.wire import Array, InputWire
 
 _POSITION = re.compile(r" \(byte (\d+)\)")
 _NOT_FINITE = (b"NaN", b"Infinity", b"-Infinity", b"nan", b"inf")

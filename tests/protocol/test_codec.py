@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.servers import DATATYPES, MODALITY_INPUTS, TINY, json_request
 
 from poise.domain.service import Datatype, Modality, Service, TensorSpec, Variant, length_key
 from poise.errors import MalformedRequestError, RequestError, TooLargeError
 from poise.files import open_service
+from poise.protocol.answers import NotFiniteError, encode_answer
+from poise.protocol.codec import ReplyTerms, decode_infer
+from poise.protocol.wire import metadata, wire_of
 from poise.scheduling.commands import Answer, AnswerPart
-from poise.serving.answers import NotFiniteError, encode_answer
-from poise.serving.codec import ReplyTerms, decode_infer
-from poise.serving.wire import metadata, wire_of
-
-from .conftest import DATATYPES, MODALITY_INPUTS, TINY, json_request
 
 TINY_WIRE = wire_of(open_service(TINY).service, max_items=100)
 
@@ -320,7 +319,8 @@ ANSWER = Answer(
 
 def answered(outputs: dict[str, np.ndarray], asked: tuple[tuple[str, bool], ...]) -> tuple[bytes, int | None]:
     terms = ReplyTerms("q", asked, own_terms=False)
-    return encode_answer(terms, ANSWER, outputs, TYPES_WIRE, {2: "x", 3: "x+y"}.__getitem__)
+    parts, length = encode_answer(terms, ANSWER, outputs, TYPES_WIRE, {2: "x", 3: "x+y"}.__getitem__)
+    return b"".join(parts), length
 
 
 def test_an_answer_says_how_each_item_was_answered():

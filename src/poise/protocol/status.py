@@ -5,20 +5,25 @@ from __future__ import annotations
 from poise.domain.job import RefusalReason
 from poise.errors import (
     DeadlineError,
+    ForbiddenError,
     MalformedRequestError,
     NotFoundError,
     NotReadyError,
     QueueFullError,
     RequestError,
     TooLargeError,
+    UnauthorizedError,
 )
 
 OK = 200
 INTERNAL = 500
 METHOD_NOT_ALLOWED = 405
+CLIENT_GONE = 499
 
 HTTP_OF_ERROR: dict[type[RequestError], int] = {
     MalformedRequestError: 400,
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
     NotFoundError: 404,
     TooLargeError: 413,
     QueueFullError: 429,
@@ -38,7 +43,7 @@ HTTP_OF_REASON: dict[RefusalReason, int] = {
     RefusalReason.MODEL_FAILED: 500,
     RefusalReason.WORKER_KILLER: 500,
     RefusalReason.WORKER_LOST: 503,
-    RefusalReason.CANCELLED: 499,
+    RefusalReason.CANCELLED: CLIENT_GONE,
 }
 """Status of each refusal; 499 is never sent, since its client is gone."""
 

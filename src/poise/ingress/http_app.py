@@ -1,0 +1,130 @@
+"""What HTTP requests mean: who may ask, which route answers, and the pages that need no job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import poise
+from poise.errors import NotFoundError, NotReadyError, TooLargeError
+from poise.ingress.gate import Gate, Gates
+from poise.ingress.guard import Guard, check_admin
+from poise.ingress.http_infer import infer
+from poise.ingress.limits import Limits
+from poise.ingress.routes import MODEL, Handler, HttpRequest, Reply, Route, Routes, error_reply, json_reply
+from poise.protocol import status
+from poise.protocol.codec import shown
+from poise.protocol.wire import VERSION, metadata
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics"]
+"""The protocol's extensions that are always there."""
+
+_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+class HttpApp:
+    """All routes, behind one guard. ``metrics`` returns what Prometheus scrapes."""
+
+    def __init__(
+        self, gates: Gates, guard: Guard, limits: Limits, metrics: Callable[[], bytes] | None = None
+    ) -> None:
+        self.gates = gates
+        self.guard = guard
+        self.limits = limits
+        self.routes = Routes()
+        self.extensions: list[str] = list(EXTENSIONS)
+        self._infer: dict[bytes, dict[str, Route]] = {}
+        add = self.routes.add
+        add("GET", "/v2", self._server_metadata)
+        add("GET", "/v2/health/live", lambda _: json_reply({"live": True}))
+        add("GET", "/v2/health/ready", lambda _: self._ready(gates.values()))
+        add("GET", MODEL, lambda request: json_reply(metadata(self.gate_of(request).wire)))
+        add("GET", f"{MODEL}/ready", lambda request: self._ready((self.gate_of(request),)))
+        add("POST", f"{MODEL}/infer", lambda request: infer(request, self.gate_of(request), limits))
+        if metrics is not None:
+            add("GET", "/metrics", lambda _: Reply(status.OK, (metrics(),), (_TEXT,)))
+        gates.watch(self._find_infer_routes)
+        self._find_infer_routes()
+
+    def route(self, request: HttpRequest, length: int) -> Route | Reply:
+        """Decide on a request from its head alone. ``length``: its body's, in bytes, as far as the head says.
+
+        Raises:
+            RequestError: no token, not allowed, no such path, or too much.
+        """
+        headers = request.headers
+        guard = self.guard
+        if not guard.open:
+            given = headers.get(b"authorization")
+            request.identity = guard.identify(None if given is None else given.decode("latin-1"))
+        methods = self._infer.get(request.target)
+        if methods is None:
+            methods, request.parameters = self.routes.find(request.target)
+        route = methods.get(request.method)
+        if route is None and request.method == "HEAD":
+            route = methods.get("GET")
+        if route is None:
+            expected = ", ".join(sorted(methods))
+            words = f"got method {shown(request.method)}, expected {expected}"
+            return error_reply(status.METHOD_NOT_ALLOWED, words, None, (b"allow", expected.encode()))
+        if route.changes_state:
+            origin = headers.get(b"origin")
+            guard.check_origin(None if origin is None else origin.decode("latin-1"))
+        if route.admin:
+            check_admin(request.identity)
+        if length > self.limits.body_bytes:
+            raise TooLargeError(
+                f"got a body of {length} bytes or more, expected at most {self.limits.body_bytes}"
+            )
+        return route
+
+    def room_for(self, request: HttpRequest, length: int) -> memoryview:
+        """Return where the body of a request is to be received; nothing is written to it yet."""
+        return np.empty(length, np.uint8).data
+
+    def gate_of(self, request: HttpRequest) -> Gate:
+        """Return the gate that a request's path names.
+
+        Raises:
+            NotFoundError: no such model, or version.
+        """
+        name = request.parameters["model"]
+        gate = self.gates.get(name)
+        if gate is None:
+            raise NotFoundError(f"no model {shown(name)}, expected {' or '.join(self.gates)}")
+        version = request.parameters.get("version", VERSION)
+        if version != VERSION:
+            raise NotFoundError(f"no version {shown(version)}, expected {VERSION}")
+        return gate
+
+    def _find_infer_routes(self) -> None:
+        """Know the paths of inference as they are mostly written, without looking for a pattern."""
+        self._infer = {}
+        for name in self.gates:
+            gate = self.gates.get(name)
+            assert gate is not None
+            for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{VERSION}/infer"):
+                route = Route(_infer_at(gate, self.limits), changes_state=True, admin=False)
+                self._infer[path.encode()] = {"POST": route}
+
+    def _server_metadata(self, request: HttpRequest) -> Reply:
+        return json_reply(
+            {
+                "name": "poise",
+                "version": poise.__version__,
+                "extensions": self.extensions,
+                "models": list(self.gates),
+            }
+        )
+
+    def _ready(self, gates: Sequence[Gate]) -> Reply:
+        for gate in gates:
+            if not gate.ready:
+                words = "draining" if gate.draining else "loading, or no worker is ready"
+                raise NotReadyError(f"the server is not ready: {words}")
+        return json_reply({"name": gates[0].wire.name, "ready": True})
+
+
+def _infer_at(gate: Gate, limits: Limits) -> Handler:
+    return lambda request: infer(request, gate, limits)

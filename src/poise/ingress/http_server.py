@@ -1,0 +1,94 @@
+"""The HTTP server: a listening socket, its connections, and the clock that ends those of slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from poise.ingress.http_connection import HttpConnection
+from poise.ingress.limits import Limits
+
+if TYPE_CHECKING:
+    from poise.ingress.http_app import HttpApp
+
+READ_BYTES = 256 * 2**10
+"""The size of the buffer that all connections read into."""
+SWEEP_S = 0.5
+"""How often deadlines of connections are looked at; so much later may one end."""
+ASK_AGAIN_S = 0.01
+
+
+class HttpServer:
+    """Serves an application over one listening socket. Everything runs on one event loop."""
+
+    def __init__(self, app: HttpApp, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.buffer = bytearray(READ_BYTES)
+        self.buffer_view = memoryview(self.buffer)
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[HttpConnection] = set()
+        self._bodies_bytes = 0
+        self._listening: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    def now_s(self) -> float:
+        """The event loop's time, in seconds."""
+        return self._loop.time()
+
+    async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Take connections from a listening socket."""
+        self._listening = await self._loop.create_server(
+            lambda: HttpConnection(self),
+            sock=listener,
+            ssl=tls,
+            ssl_handshake_timeout=self.limits.head_s if tls is not None else None,
+        )
+        self._sweep()
+
+    async def stop(self, take_limit_s: float) -> None:
+        """Take no more connections; close each as soon as its client has its reply, or after so many seconds."""
+        if self._listening is not None:
+            self._listening.close()
+        for connection in tuple(self._connections):
+            connection.finish()
+        limit_s = self.now_s() + take_limit_s
+        while self.now_s() < limit_s and any(connection.waiting for connection in self._connections):
+            await asyncio.sleep(ASK_AGAIN_S)
+        for connection in tuple(self._connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def opened(self, connection: HttpConnection) -> bool:
+        """Enter a connection; say whether there is room for it."""
+        self._connections.add(connection)
+        return len(self._connections) <= self.limits.connections
+
+    def closed(self, connection: HttpConnection) -> None:
+        """Strike a connection off."""
+        self._connections.discard(connection)
+
+    def take_body(self, size: int) -> bool:
+        """Take so many bytes of what may be on its way in at once; say whether they were there."""
+        if self._bodies_bytes + size > self.limits.bodies_bytes:
+            return False
+        self._bodies_bytes += size
+        return True
+
+    def give_body(self, size: int) -> None:
+        """Give bytes back."""
+        self._bodies_bytes -= size
+
+    def _sweep(self) -> None:
+        now_s = self.now_s()
+        for connection in [each for each in self._connections if each.deadline_s <= now_s]:
+            connection.expire()
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)

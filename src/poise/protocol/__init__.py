@@ -1,0 +1,1 @@
+"""The Open Inference Protocol as bytes and values: no sockets, no clocks."""
