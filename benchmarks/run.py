@@ -50,6 +50,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "adapting": "adapting.simulated",
         "adapting_live": "adapting.live",
         "joint": "adapting.joint",
+        "serving": "serving.servers",
     }
 )
 """Name -> module: ``measure(bench)`` runs it, ``grids(result)`` are its tables, ``Result`` is what it found.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,13 +57,15 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def server(service: Path, policy: str, log: Path) -> Iterator[Server]:
+def server(service: Path, policy: str, log: Path, *, under: Sequence[str] = ()) -> Iterator[Server]:
     """Serve until the block ends; then drain. What the server says goes to ``log``.
+
+    ``under``: a command that runs it, such as taskset's.
 
     Raises:
         RuntimeError: the server ended before it was ready.
     """
-    words = poise_command("serve", str(service), "--port", "0", "--policy", policy, "--json")
+    words = [*under, *poise_command("serve", str(service), "--port", "0", "--policy", policy, "--json")]
     with log.open("wb") as said:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said)
     try:

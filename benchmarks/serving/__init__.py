@@ -1,0 +1,1 @@
+"""poise beside other servers, on the same model, load and core."""

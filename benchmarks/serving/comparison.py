@@ -1,0 +1,117 @@
+"""The systems one beside the other: each one's capacity, and what is left of it under multiples of poise's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from suite.bench import Bench
+from suite.load_search import highest_held
+from suite.spread import spread_of
+
+from .cells import Cells
+from .figures import Capacity, Overload
+from .served import Served
+from .systems import BARE, POISE, System
+from .trials import Trial, Trials
+
+TARGET = 0.99
+FACTORS = (1.5, 2.0)
+STEP_DOWN, MOST_STEPS_DOWN = 0.97, 2
+FIRST_SEED = 101
+JOBS, LONGEST_S = 2000, 20.0
+"""A light load is sent for longer, so that there are jobs enough to tell 99 %; but no longer than this."""
+
+
+class Comparison:
+    """One run of the comparison, as far as it has come. Loads are in jobs/s."""
+
+    def __init__(self, bench: Bench, cells: Cells, made: Served, trials: list[Trial]) -> None:
+        self.bench, self.cells, self.made, self.trials = bench, cells, made, trials
+        self.loads: dict[System, float] = {}
+        self.shortest_s = bench.options.pick(8, 3)
+        self.longest_s = bench.options.pick(LONGEST_S, 5)
+        self.most = int(bench.options.pick(8, 5))
+        self.seeds = [FIRST_SEED + number for number in range(bench.options.repeats)]
+
+    def search(self, system: System, guess: float) -> None:
+        """Find the highest load that one run holds; 0 where the system fails."""
+        with self._on(system) as on:
+
+            def holds(load: float) -> bool:
+                trial = on.load("search", load, self.seeds[0], self._duration_s(load))
+                return trial.seen.attainment >= TARGET
+
+            self.loads[system] = highest_held(holds, guess, most=self.most)
+
+    def repeat(self, systems: Sequence[System]) -> None:
+        """Repeat the loads that were found, in turns; lower those that the median does not hold, and repeat them."""
+        left = [system for system in systems if self.loads.get(system)]
+        for step in range(MOST_STEPS_DOWN + 1):
+            for seed in self.seeds:
+                for system in left:
+                    with self._on(system) as on:
+                        load = self.loads[system]
+                        on.load("repeat", load, seed, self._duration_s(load))
+            left = [system for system in left if self._median_attainment(system) < TARGET]
+            if not left or step == MOST_STEPS_DOWN:
+                return
+            for system in left:
+                self.loads[system] = round(self.loads[system] * STEP_DOWN, 1)
+
+    def overload(self, systems: Sequence[System]) -> None:
+        """Send multiples of poise's capacity to each system, in turns."""
+        for seed in self.seeds:
+            for system in systems:
+                with self._on(system) as on:
+                    for factor in FACTORS:
+                        on.load(f"× {factor:g}", factor * self.loads[POISE], seed, self.shortest_s)
+
+    def capacities(self) -> list[Capacity]:
+        """Return what was found, systems in the order in which they were searched."""
+        return [self._capacity(system) for system, load in self.loads.items() if load]
+
+    def overloads(self) -> list[Overload]:
+        """Return what was found."""
+        found = []
+        for system in self.loads:
+            for factor in FACTORS:
+                of = [t for t in self.trials if t.system == system.name and t.purpose == f"× {factor:g}"]
+                if of:
+                    found.append(
+                        Overload(
+                            system=system.name,
+                            factor=factor,
+                            load_rps=of[0].load_rps,
+                            goodput_rps=spread_of(t.goodput_rps for t in of),
+                            valid=all(t.valid for t in of),
+                        )
+                    )
+        return found
+
+    def _capacity(self, system: System) -> Capacity:
+        of = self._repeats(system)
+        return Capacity(
+            system=system.name,
+            load_rps=self.loads[system],
+            share=self.loads[system] / self.loads[BARE],
+            attainment=spread_of(t.seen.attainment for t in of),
+            p50_s=spread_of(t.seen.latency_s.p50 for t in of if t.seen.latency_s),
+            p99_s=spread_of(t.seen.latency_s.p99 for t in of if t.seen.latency_s),
+            server_cores=spread_of(t.seen.server_cores for t in of),
+            held=self._median_attainment(system) >= TARGET,
+            valid=all(t.valid for t in of),
+        )
+
+    def _repeats(self, system: System) -> list[Trial]:
+        load = round(self.loads[system], 1)
+        return [t for t in self.trials if (t.system, t.purpose, t.load_rps) == (system.name, "repeat", load)]
+
+    def _median_attainment(self, system: System) -> float:
+        return median(t.seen.attainment for t in self._repeats(system))
+
+    def _duration_s(self, load: float) -> float:
+        return round(min(self.longest_s, max(self.shortest_s, JOBS / load)), 1)
+
+    def _on(self, system: System) -> Trials:
+        return Trials(self.bench, self.cells, self.made, system, self.trials)

@@ -1,0 +1,168 @@
+"""One load on one system, measured once and kept."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+from suite.bench import Bench
+
+from .cells import Cells
+from .pinned import on_server_core, python
+from .seen import LoadSeen, LoadSpec
+from .served import Served
+from .systems import Running, System, running
+
+HERE = Path(__file__).resolve().parent
+TRIES, SETTLE_S, SPARE_S = 20, 1.0, 60.0
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One load on one system. Units: jobs/s, seconds; ``goodput_rps``: right and in time."""
+
+    system: str
+    purpose: str
+    load_rps: float
+    seed: int
+    duration_s: float
+    seen: LoadSeen
+
+    @property
+    def goodput_rps(self) -> float:
+        """Right answers in time, a second."""
+        return self.seen.good / self.duration_s
+
+    @property
+    def valid(self) -> bool:
+        """Whether the generator kept up; the bare loop needs none."""
+        return self.seen.generator is None or self.seen.generator.valid
+
+
+class Trials:
+    """The trials of one system while its server runs; it is started when a load is first sent that is not known.
+
+    ``kept``: where they are added. ``sleeps``: its workers sleep, and what they answer is not looked at.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        cells: Cells,
+        made: Served,
+        system: System,
+        kept: list[Trial],
+        *,
+        sleeps: bool = False,
+    ) -> None:
+        self.bench, self.cells, self.made, self.system = bench, cells, made, system
+        self.kept, self.sleeps = kept, sleeps
+        self._stack = ExitStack()
+        self._server: Running | None = None
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._server = None
+
+    def load(self, purpose: str, load_rps: float, seed: int, duration_s: float) -> Trial:
+        """Send a load, or return what is known of it; a run in which the generator did not keep up is done again."""
+        load_rps = round(load_rps, 1)
+        key = msgspec.json.encode(
+            [self._what, self.system.fingerprint(), load_rps, seed, duration_s, self.made.slo_s]
+        ).decode()
+        known = key in self.cells
+        seen = self.cells.once(key, LoadSeen, lambda: self._sent(load_rps, seed, duration_s))
+        trial = Trial(
+            system=self._what, purpose=purpose, load_rps=load_rps, seed=seed, duration_s=duration_s, seen=seen
+        )
+        self.kept.append(trial)
+        self.bench.say(
+            f"{trial.system} {purpose}, {load_rps:g} jobs/s: {seen.attainment:.2%} attain, goodput "
+            f"{trial.goodput_rps:.0f}/s"
+            + (
+                f", p50 {seen.latency_s.p50 * 1e3:.1f}, p99 {seen.latency_s.p99 * 1e3:.1f} ms"
+                if seen.latency_s
+                else ""
+            )
+            + (f", {seen.errors}" if seen.errors else "")
+            + ("" if trial.valid else f", not valid: {seen.generator.reasons if seen.generator else ''}")
+            + (" (known)" if known else "")
+        )
+        return trial
+
+    @property
+    def _what(self) -> str:
+        return f"{self.system.name}, sleeping workers" if self.sleeps else self.system.name
+
+    def _sent(self, load_rps: float, seed: int, duration_s: float) -> LoadSeen:
+        seen = self._send(load_rps, seed, duration_s)
+        if seen.generator is not None and not seen.generator.valid:
+            seen = self._send(load_rps, seed, duration_s)
+        return seen
+
+    def _send(self, load_rps: float, seed: int, duration_s: float) -> LoadSeen:
+        made, system = self.made, self.system
+        spec = LoadSpec(
+            rate_rps=load_rps,
+            duration_s=duration_s,
+            seed=seed,
+            slo_s=made.slo_s,
+            reference=str(made.echo_reference if system.name == "echo" else made.reference),
+            path=system.path,
+            wire=system.wire,
+            any_answer=self.sleeps,
+            model=str(made.model),
+            service_s=made.service_s,
+            min_jobs=int(min(1000, 0.8 * load_rps * duration_s)),
+        )
+        if system.name == "bare":
+            return _seen(on_server_core(*python("serving.bare")), spec)
+        if self._server is None:
+            work = self.bench.options.work
+            self._server = self._stack.enter_context(running(system, made, work))
+            time.sleep(SETTLE_S)
+        spec = msgspec.structs.replace(spec, url=self._server.url, pid=self._server.pid)
+        self._until_ready(spec)
+        return _seen(python("serving.generator"), spec)
+
+    def _until_ready(self, spec: LoadSpec) -> None:
+        """Wait until the server answers a few requests one by one, rightly and soon: what was before is done then.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        probe = msgspec.structs.replace(spec, rate_rps=20.0, duration_s=0.5, seed=1, warm_up=5, min_jobs=0)
+        said = ""
+        for _ in range(TRIES):
+            try:
+                if _seen(python("serving.generator"), probe).attainment == 1.0:
+                    return
+            except RuntimeError as error:
+                said = str(error)
+            time.sleep(SETTLE_S)
+        log = (self.bench.options.work / f"{self.system.name}.log").read_text(errors="replace")
+        raise RuntimeError(f"{self.system.name} does not answer: {said} {log[-1500:]}")
+
+
+def _seen(command: list[str], spec: LoadSpec) -> LoadSeen:
+    """Run a generator, or the bare loop.
+
+    Raises:
+        RuntimeError: it failed; with what it said.
+    """
+    done = subprocess.run(
+        command,
+        cwd=HERE.parent,
+        input=msgspec.json.encode(spec),
+        capture_output=True,
+        check=False,
+        timeout=spec.duration_s + SPARE_S,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[-1]}: {done.stderr.decode(errors='replace').strip()[-500:]}")
+    return msgspec.json.decode(done.stdout, type=LoadSeen)
