@@ -12,7 +12,8 @@ from tests.servers import TINY
 from poise.domain.profile import LatencyPoint, ModeProfile, Profile, StageProfile, VariantProfile
 from poise.errors import InternalError
 from poise.files import open_service
-from poise.serving import child, hosting
+from poise.ingress import child
+from poise.serving import hosting
 from poise.serving.arena import Arena, plan_layout
 from poise.serving.emulated_host import EmulatedWorkers
 from poise.serving.hosting import EmulatedHosts, HostedWorker

@@ -11,7 +11,6 @@ import ctypes
 import gc
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -21,12 +20,17 @@ from pathlib import Path
 from poise.domain.profile import Profile
 from poise.domain.service import Device, Service
 from poise.errors import ConfigError, InternalError
+from poise.ingress.child_end import (
+    MAX_PACKET_BYTES,
+    die_with_parent,
+    leave_signals_to_the_server,
+    read_memory_file,
+)
 from poise.runtimes.base import VariantRunner
 from poise.runtimes.opening import open_variant
 from poise.serving.arena import Arena
 from poise.serving.messages import (
     MAX_MESSAGE_CHARACTERS,
-    MAX_PACKET_BYTES,
     CannotStart,
     Drop,
     FromHost,
@@ -40,7 +44,7 @@ from poise.serving.messages import (
     decode_to_host,
     encode,
 )
-from poise.serving.worker import answer, die_with_parent, read_memory_file
+from poise.serving.worker import answer
 
 _PR_SET_TIMERSLACK = 29
 _SLACK_NS = 1
@@ -168,8 +172,7 @@ class EmulatedWorkers:
 def main(arguments: list[str]) -> int:
     """Be the workers that the server asks for, until the server is gone."""
     control_fd, arena_fd, start_fd = (int(argument) for argument in arguments[:3])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the server decides
+    leave_signals_to_the_server()
     die_with_parent()
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _SLACK_NS, 0, 0, 0)
     control = socket.socket(fileno=control_fd)

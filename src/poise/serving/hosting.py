@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from poise.domain.profile import Profile
 from poise.domain.service import Device, Service
+from poise.ingress.child import ChildProcess
 from poise.serving.arena import Arena
-from poise.serving.child import ChildProcess
 from poise.serving.messages import (
     CannotStart,
     Drop,
@@ -60,7 +60,7 @@ class EmulatedHost(ChildProcess):
         self.workers: dict[int, HostedWorker] = {}
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         start = HostStart(service=service, profile=profile, layout=arena.layout)
-        super().__init__("poise.serving.emulated_host", encode(start), arena.fd)
+        super().__init__("poise.serving.emulated_host", encode(start), (arena.fd,))
 
     def take(
         self,

@@ -18,8 +18,6 @@ from poise.domain.service import Device, Service
 from poise.errors import InternalError
 from poise.serving.arena import ArenaLayout
 
-MAX_PACKET_BYTES = 128 * 1024
-"""Below every system's default buffer of a Unix socket."""
 MAX_MESSAGE_CHARACTERS = 2000
 
 _RUN = Struct("<IIB")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from poise.serving.child import ChildProcess
+from poise.ingress.child import ChildProcess
 from poise.serving.messages import FromWorker, Start, ToWorker, decode_from_worker, encode
 
 
@@ -56,7 +56,7 @@ class WorkerProcess(ChildProcess):
         self._on_message = on_message
         self._on_exit = on_exit
         arguments = [",".join(str(core) for core in cores), *(["idle"] if at_idle else [])]
-        super().__init__("poise.serving.worker", encode(start), arena_fd, arguments)
+        super().__init__("poise.serving.worker", encode(start), (arena_fd,), arguments)
 
     def send(self, message: ToWorker) -> None:
         """Send a message; a worker that cannot take it is ended, and ``on_exit`` follows."""

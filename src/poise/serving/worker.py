@@ -12,17 +12,22 @@ back, it loads at normal priority.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import select
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
+
+from poise.ingress.child_end import (
+    MAX_PACKET_BYTES,
+    die_with_parent,
+    leave_signals_to_the_server,
+    read_memory_file,
+)
 
 if TYPE_CHECKING:
     from poise.runtimes import VariantRunner
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1
 _IDLE_BEFORE_COLLECTING_MS = 20
 
 
@@ -39,8 +43,7 @@ def main(arguments: list[str]) -> int:
     """Set the process up, load, and answer batches until told to stop or until the server is gone."""
     control_fd, arena_fd, start_fd = (int(argument) for argument in arguments[:3])
     cores = frozenset(int(core) for core in arguments[3].split(","))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the server decides
+    leave_signals_to_the_server()
     die_with_parent()
     os.sched_setaffinity(0, cores)
     from poise.serving.messages import decode_start
@@ -60,18 +63,6 @@ def main(arguments: list[str]) -> int:
     gc.disable()
     _serve(control, runners, arena)
     return 0
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process with the thread that started it."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def read_memory_file(fd: int) -> bytes:
-    """Return all that a memory file holds, and close it."""
-    with open(fd, "rb") as file:
-        file.seek(0)
-        return file.read()
 
 
 def loads_at_idle_priority(arguments: list[str], threads: int) -> bool:
@@ -158,7 +149,7 @@ def _resident_bytes() -> int:
 
 
 def _serve(control: socket.socket, runners: dict[str, VariantRunner], arena: Arena) -> None:
-    from poise.serving.messages import MAX_PACKET_BYTES, Run, decode_to_worker
+    from poise.serving.messages import Run, decode_to_worker
 
     waiting = select.poll()
     waiting.register(control, select.POLLIN)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from poise.errors import InternalError
-from poise.serving.messages import MAX_PACKET_BYTES
+from poise.ingress.child_end import MAX_PACKET_BYTES
 
 END_LIMIT_S = 1.0
 """How long a process that has closed its socket may take to end by itself."""
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class ChildProcess(ABC):
     """One process, from its start to its end, with a socket to it that keeps packets whole.
 
-    It is given, as its first arguments, the numbers of three file descriptors: its end of the socket, the arena, and
-    a memory file that holds ``start``; then ``arguments``.
+    It is given, as its first arguments, the numbers of file descriptors: its end of the socket, those of ``shared``,
+    and a memory file that holds ``start``; then ``arguments``.
 
     Units: ``sent_bytes`` and ``received_bytes`` count what went over the socket.
 
@@ -36,7 +36,9 @@ class ChildProcess(ABC):
         OSError: no memory, or no more processes.
     """
 
-    def __init__(self, module: str, start: bytes, arena_fd: int, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, module: str, start: bytes, shared: Sequence[int] = (), arguments: Sequence[str] = ()
+    ) -> None:
         self.sent_bytes = self.received_bytes = 0
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
@@ -47,7 +49,7 @@ class ChildProcess(ABC):
         self._control.setblocking(False)
         try:
             start_fd = _memory_file(start)
-            fds = (theirs.fileno(), arena_fd, start_fd)
+            fds = (theirs.fileno(), *shared, start_fd)
             try:
                 # From the loop's own thread: a process dies with the thread that started it.
                 self._process = subprocess.Popen(
