@@ -132,6 +132,10 @@ class Calibration:
                     found.append((stage, math.exp(steps * SHAPE_STEP)))
         return tuple(sorted(found))
 
+    def stages(self) -> dict[tuple[str, str], float]:
+        """Return each stage's factor by (variant, stage), as far as enough batches were measured."""
+        return {key: ratios.median() for key, ratios in self._stages.items() if len(ratios) >= ENOUGH}
+
     def profile_s(self, real_s: float) -> float:
         """Return how much profile time fits into a real time."""
         return (real_s - self.overhead_s) / self.factor

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
+from poise.scheduling.commands import Command, RunBatch
 from poise.serving.process import Worker
 
 HUNG_AFTER_S = 30.0
@@ -22,6 +24,7 @@ class Dispatched(msgspec.Struct, frozen=True):
     sent_s: float
     expected_s: float
     items: int = 0
+    variant: str = ""
 
     @property
     def given_up_s(self) -> float:
@@ -84,3 +87,10 @@ class DispatchedBatches:
     def _count(self, now_s: float) -> None:
         self._busy_s += len(self.by_id) * (now_s - self._since_s)
         self._since_s = now_s
+
+
+def batches_first(commands: Sequence[Command]) -> Sequence[Command]:
+    """Return commands with the batches before all else: a worker need not wait until its last jobs' answers are out."""
+    if len(commands) < 2 or not any(isinstance(command, RunBatch) for command in commands):
+        return commands
+    return sorted(commands, key=lambda command: not isinstance(command, RunBatch))

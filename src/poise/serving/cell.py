@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
 
 from poise.adapting.events import Observed
 from poise.domain.allocation import Workers
@@ -38,11 +37,12 @@ from poise.scheduling.events import (
 )
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
-from poise.serving.batches import Dispatched, DispatchedBatches
+from poise.serving.batches import Dispatched, DispatchedBatches, batches_first
+from poise.serving.cell_state import CellState
 from poise.serving.intake import copy_in, rung_of
 from poise.serving.keeper import Keeper, StaticKeeper
 from poise.serving.messages import Done, Failed, Run, pack_runs
-from poise.serving.metrics import CellGauges, CellMetrics
+from poise.serving.metrics import CellMetrics
 from poise.serving.monitor import Monitor
 from poise.serving.pool import WorkerPool, check_kinds
 from poise.serving.process import Worker
@@ -98,7 +98,7 @@ class Cell:
         self._emptied: asyncio.Future[None] | None = None
         self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.wire: ServiceWire = wire_of(service, layout.capacity)
-        self.metrics = CellMetrics(self._gauges)
+        self.metrics = CellMetrics(tuple(service.classes), self._state)
         self.draining = False
         self.started = False
         self._stopped = False
@@ -161,6 +161,7 @@ class Cell:
     def admit(self, request: InferRequest) -> PendingJob | Refused:
         """Put a request's tensors into rows and tell the scheduler; its outcome may already be there."""
         self.monitor.arrived(request.slo_class, request.items)
+        self.metrics.arrived(request.slo_class, request.items)
         if self.draining:
             return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
         if not self.started:
@@ -251,6 +252,7 @@ class Cell:
 
     def worker_loaded(self, worker: Worker, kind: Workers, load_s: float) -> None:
         """Tell the keeper of a worker that has loaded."""
+        self.metrics.workers_started += 1
         self.keeper.loaded(worker.worker_id, kind, load_s)
 
     def batch_done(self, worker: Worker, done: Done) -> None:
@@ -260,17 +262,20 @@ class Cell:
         if batch is not None:
             self.keeper.answered(worker.worker_id)
             run_s = now_s - batch.sent_s
+            self.metrics.batch_done(batch.variant, run_s)
             self._happened(BatchDone(now_s, done.batch_id, worker.worker_id, run_s, done.stage_s))
 
     def batch_failed(self, worker: Worker, failed: Failed) -> None:
         """Tell the scheduler of a batch that the model could not answer; the text stays in the server's log."""
         now_s = time.monotonic()
         if self._batches.back(now_s, worker, failed.batch_id) is not None:
+            self.metrics.failed_batches += 1
             self._happened(BatchFailed(now_s, failed.batch_id, worker.worker_id, "the model failed"))
 
     def worker_gone(self, worker_id: int, problem: str, *, loaded: bool) -> None:
         """Tell the scheduler, if the worker was in use, and the keeper."""
         if self._active.pop(worker_id, None) is not None:
+            self.metrics.workers_lost += 1
             now_s = time.monotonic()
             self._batches.lost(now_s, worker_id)
             self._happened(WorkerLost(now_s, worker_id))
@@ -290,7 +295,7 @@ class Cell:
         self.metrics.decision_s.observe(time.perf_counter() - begin)
         if self._recorder is not None:
             self._recorder.record(event, commands)
-        for command in _batches_first(commands):
+        for command in batches_first(commands):
             try:
                 self._carry_out(command)
             except Exception:
@@ -333,7 +338,7 @@ class Cell:
         )
         worker = self._active[command.worker_id]
         items = sum(part.items for part in command.parts)
-        batch = Dispatched(worker, time.monotonic(), command.expected_s, items)
+        batch = Dispatched(worker, time.monotonic(), command.expected_s, items, command.variant)
         self._batches.sent(command.batch_id, batch)
         worker.send(Run(command.batch_id, command.variant, runs))
         self.metrics.batch_items.observe(items)
@@ -385,17 +390,8 @@ class Cell:
         self._batches.end_hung_workers(time.monotonic())
         asyncio.get_running_loop().call_later(HUNG_CHECK_S, self._end_hung_workers)
 
-    def _gauges(self) -> CellGauges:
-        workers = {
-            "busy": len(self._batches),
-            "idle": max(0, len(self._active) - len(self._batches)),
-            **self.keeper.states(),
-        }
-        return CellGauges(workers, len(self._jobs), self._scheduler.deviations, self.label)
-
-
-def _batches_first(commands: Sequence[Command]) -> Sequence[Command]:
-    """Return commands with the batches before all else: a worker need not wait until its last jobs' answers are out."""
-    if len(commands) < 2 or not any(isinstance(command, RunBatch) for command in commands):
-        return commands
-    return sorted(commands, key=lambda command: not isinstance(command, RunBatch))
+    def _state(self) -> CellState:
+        busy = len(self._batches)
+        workers = {"busy": busy, "idle": max(0, len(self._active) - busy), **self.keeper.states()}
+        held = (len(self._jobs), self._rows, self._scheduler, self.label)
+        return CellState(workers, *held, self.ready, self.draining)

@@ -1,80 +1,85 @@
-"""What a cell counts, and its Prometheus form.
-
-The counters are plain numbers of one event loop: adding to one costs a fraction of a microsecond and takes no
-lock. They become Prometheus families only when somebody asks.
-"""
+"""What a cell counts, and its Prometheus form."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from poise.scheduling.commands import Answer
+from poise.serving.cell_state import CellState, state_families
+from poise.telemetry.families import SECONDS, Histogram, counter, counter_family, histogram_family
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DECISION_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1)
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Histogram:
-    """Counts of values up to each bound."""
+class ClassMetrics:
+    """What is counted of one SLO class. Mutable; every number only grows."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = (
+        "answered_items", "arrived_items", "arrived_jobs", "compute_s", "expected_items", "queue_s", "response_s",
+    )  # fmt: skip
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self, name: str, text: str) -> Metric:
-        """Return the Prometheus form."""
-        family = HistogramMetricFamily(name, text)
-        total = 0
-        buckets = []
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            total += count
-            buckets.append((f"{bound:g}" if bound != float("inf") else "+Inf", float(total)))
-        family.add_metric([], buckets, self._sum)
-        return family
+    def __init__(self) -> None:
+        self.arrived_jobs = 0
+        self.arrived_items = 0
+        self.answered_items = 0
+        self.expected_items = 0.0
+        self.queue_s = Histogram(SECONDS)
+        self.compute_s = Histogram(SECONDS)
+        self.response_s = Histogram(SECONDS)
 
 
 class CellMetrics(Collector):
-    """The counters of one cell; gauges are asked from ``gauges`` when they are wanted."""
+    """The counters of one cell; what it holds right now is asked from ``state`` when somebody wants it."""
 
-    def __init__(self, gauges: Callable[[], CellGauges]) -> None:
-        self._gauges = gauges
+    def __init__(self, classes: Sequence[str], state: Callable[[], CellState]) -> None:
+        self._state = state
         self._registry = CollectorRegistry(auto_describe=False)
+        self._classes = {name: ClassMetrics() for name in classes}
         self.jobs: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.refused: defaultdict[str, int] = defaultdict(int)
         self.items: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.late_jobs = 0
-        self.expected_items = 0.0
-        self.queue_s = Histogram(SECONDS)
-        self.compute_s = Histogram(SECONDS)
+        self.below_floor_jobs = 0
+        self.failed_batches = 0
+        self.workers_started = 0
+        self.workers_lost = 0
         self.batch_items = Histogram(ITEMS)
+        self.batch_s: dict[str, Histogram] = {}
         self.decision_s = Histogram(DECISION_SECONDS)
         self._registry.register(self)
+
+    def arrived(self, slo_class: str, items: int) -> None:
+        """Count a job that was asked for, taken or not."""
+        counts = self._classes[slo_class]
+        counts.arrived_jobs += 1
+        counts.arrived_items += items
 
     def answered(self, slo_class: str, items: int, answer: Answer) -> None:
         """Count an answered job."""
         self.jobs[slo_class, "late" if answer.late else "answered"] += 1
         self.late_jobs += answer.late
-        self.expected_items += answer.accuracy * items
-        self.queue_s.observe(answer.queue_s)
-        self.compute_s.observe(answer.compute_s)
+        self.below_floor_jobs += answer.below_floor
+        counts = self._classes[slo_class]
+        counts.answered_items += items
+        counts.expected_items += answer.accuracy * items
+        counts.queue_s.observe(answer.queue_s)
+        counts.compute_s.observe(answer.compute_s)
+        counts.response_s.observe(answer.queue_s + answer.compute_s)
         for part in answer.parts:
             self.items[part.variant, part.modalities] += part.items
+
+    def batch_done(self, variant: str, run_s: float) -> None:
+        """Count a batch that came back, so many seconds after it was dispatched."""
+        histogram = self.batch_s.get(variant)
+        if histogram is None:
+            histogram = self.batch_s[variant] = Histogram(SECONDS)
+        histogram.observe(run_s)
 
     def add(self, collector: Collector) -> None:
         """Show what another collects beside these."""
@@ -87,77 +92,128 @@ class CellMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family; prometheus-client calls this."""
-        gauges = self._gauges()
-        jobs = CounterMetricFamily("poise_jobs", "Jobs by outcome.", labels=["slo_class", "outcome"])
-        for (slo_class, outcome), count in self.jobs.items():
-            jobs.add_metric([slo_class, outcome], count)
-        yield jobs
-        refused = CounterMetricFamily("poise_refused_jobs", "Jobs that got no answer.", labels=["reason"])
-        for reason, count in self.refused.items():
-            refused.add_metric([reason], count)
-        yield refused
-        items = CounterMetricFamily(
-            "poise_items", "Items answered, by mode.", labels=["variant", "modalities"]
+        state = self._state()
+        yield from self._job_families()
+        yield from self._accuracy_families(state)
+        yield from self._time_families()
+        yield counter_family(
+            "poise_share_deviations",
+            "Items that a deadline gave to a variant beyond its share of the plan.",
+            ("slo_class",),
+            (((name,), count) for name, count in state.scheduler.deviations.items()),
         )
-        for (variant, mask), count in self.items.items():
-            items.add_metric([variant, gauges.label(mask)], count)
-        yield items
-        yield _counter("poise_late_jobs", "Jobs answered after their deadline.", self.late_jobs)
-        yield _counter(
+        yield counter("poise_failed_batches", "Batches on which the model raised.", self.failed_batches)
+        yield counter(
+            "poise_workers_started", "Workers that loaded their resident set.", self.workers_started
+        )
+        yield counter(
+            "poise_workers_lost", "Workers that died or hung while they were in use.", self.workers_lost
+        )
+        yield from state_families(state)
+
+    def _job_families(self) -> Iterator[Metric]:
+        classes = self._classes
+        yield counter_family(
+            "poise_arrived_jobs",
+            "Jobs that were asked for, taken or not.",
+            ("slo_class",),
+            (((name,), counts.arrived_jobs) for name, counts in classes.items()),
+        )
+        yield counter_family(
+            "poise_arrived_items",
+            "Items of the jobs that were asked for.",
+            ("slo_class",),
+            (((name,), counts.arrived_items) for name, counts in classes.items()),
+        )
+        yield counter_family("poise_jobs", "Jobs by outcome.", ("slo_class", "outcome"), self.jobs.items())
+        yield counter_family(
+            "poise_refused_jobs",
+            "Jobs that got no answer, by reason.",
+            ("reason",),
+            (((reason,), count) for reason, count in self.refused.items()),
+        )
+        yield counter("poise_late_jobs", "Jobs answered after their deadline.", self.late_jobs)
+        yield counter(
+            "poise_below_floor_jobs",
+            "Jobs answered below their accuracy floor, since their class prefers deadlines.",
+            self.below_floor_jobs,
+        )
+
+    def _accuracy_families(self, state: CellState) -> Iterator[Metric]:
+        classes = self._classes
+        yield counter_family(
+            "poise_items",
+            "Items answered, by mode.",
+            ("variant", "modalities"),
+            (((variant, state.label(mask)), count) for (variant, mask), count in self.items.items()),
+        )
+        yield counter_family(
+            "poise_answered_items",
+            "Items answered, by class.",
+            ("slo_class",),
+            (((name,), counts.answered_items) for name, counts in classes.items()),
+        )
+        yield counter_family(
             "poise_accuracy_expected_items",
             "Sum of the expected accuracy of the items answered.",
-            self.expected_items,
+            ("slo_class",),
+            (((name,), counts.expected_items) for name, counts in classes.items()),
         )
-        yield self.queue_s.family("poise_queue_seconds", "From arrival to the first dispatch.")
-        yield self.compute_s.family("poise_compute_seconds", "From the first dispatch to the last output.")
+
+    def _time_families(self) -> Iterator[Metric]:
+        by_class = [((name,), counts) for name, counts in self._classes.items()]
+        yield histogram_family(
+            "poise_queue_seconds",
+            "From arrival to the first dispatch.",
+            ("slo_class",),
+            ((label, counts.queue_s) for label, counts in by_class),
+        )
+        yield histogram_family(
+            "poise_compute_seconds",
+            "From the first dispatch to the last output.",
+            ("slo_class",),
+            ((label, counts.compute_s) for label, counts in by_class),
+        )
+        yield histogram_family(
+            "poise_response_seconds",
+            "From arrival to the last output.",
+            ("slo_class",),
+            ((label, counts.response_s) for label, counts in by_class),
+        )
         yield self.batch_items.family("poise_batch_items", "Items in a batch.")
+        yield histogram_family(
+            "poise_batch_seconds",
+            "From a batch's dispatch to its last output.",
+            ("variant",),
+            (((variant,), histogram) for variant, histogram in self.batch_s.items()),
+        )
         yield self.decision_s.family(
             "poise_scheduler_decision_seconds", "What one event costs the scheduler."
         )
-        workers = GaugeMetricFamily("poise_workers", "Workers by state.", labels=["state"])
-        for state, count in gauges.workers.items():
-            workers.add_metric([state], count)
-        yield workers
-        deviations = CounterMetricFamily(
-            "poise_share_deviations",
-            "Items that a deadline gave to a variant beyond its share of the plan.",
-            labels=["slo_class"],
-        )
-        for slo_class, count in gauges.deviations.items():
-            deviations.add_metric([slo_class], count)
-        yield deviations
-        yield GaugeMetricFamily("poise_queue_jobs", "Jobs accepted and not yet answered.", gauges.queue_jobs)
 
 
-class CellGauges(NamedTuple):
-    """What a cell holds right now."""
+def metrics_text(cells: Mapping[str, CellMetrics], *server: Collector) -> bytes:
+    """Return all metrics in the text format of Prometheus; where there are several services, each has its label.
 
-    workers: Mapping[str, int]
-    queue_jobs: int
-    deviations: Mapping[str, int]
-    label: Callable[[int], str]
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value)
-
-
-def metrics_text(cells: Mapping[str, CellMetrics]) -> bytes:
-    """Return all metrics in the text format of Prometheus; where there are several services, each has its label."""
-    if len(cells) == 1:
-        return generate_latest(next(iter(cells.values())).registry)
+    ``server`` are the collectors of what is the process's and not one service's.
+    """
     together = CollectorRegistry(auto_describe=False)
-    together.register(_Together(cells))
+    for collector in server:
+        together.register(collector)
+    together.register(_Services(cells))
     return generate_latest(together)
 
 
-class _Together(Collector):
-    """The metrics of several services, each under one name only, told apart by the label ``service``."""
+class _Services(Collector):
+    """The metrics of all services, each under one name only; of several, told apart by the label ``service``."""
 
     def __init__(self, cells: Mapping[str, CellMetrics]) -> None:
         self._cells = cells
 
     def collect(self) -> Iterator[Metric]:
+        if len(self._cells) == 1:
+            yield from next(iter(self._cells.values())).registry.collect()
+            return
         families: dict[str, Metric] = {}
         for service, cell in self._cells.items():
             for family in cell.registry.collect():
