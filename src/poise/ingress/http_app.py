@@ -105,7 +105,7 @@ class HttpApp:
             gate = self.gates.get(name)
             assert gate is not None
             for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{VERSION}/infer"):
-                route = Route(_infer_at(gate, self.limits), changes_state=True, admin=False)
+                route = Route(_infer_at(gate, self.limits), True, False, f"{MODEL}/infer")
                 self._infer[path.encode()] = {"POST": route}
 
     def _server_metadata(self, request: HttpRequest) -> Reply:

@@ -431,7 +431,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         transport = self._transport
         assert transport is not None
         close = reply.close or not self._keep_alive
-        request = self._request
+        request, route = self._request, self._route
+        self._server.traffic.requests["" if route is None else route.pattern, reply.status] += 1
         parts = reply.body
         size = sum(len(part) for part in parts)
         head = [_PHRASES[reply.status], b"content-length: %d\r\n" % size]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from poise.ingress.http_connection import HttpConnection
 from poise.ingress.limits import Limits
+from poise.telemetry.traffic import Traffic
 
 if TYPE_CHECKING:
     from poise.ingress.http_app import HttpApp
@@ -26,6 +27,7 @@ class HttpServer:
     def __init__(self, app: HttpApp, limits: Limits) -> None:
         self.app = app
         self.limits = limits
+        self.traffic = Traffic("http")
         self.buffer = bytearray(READ_BYTES)
         self.buffer_view = memoryview(self.buffer)
         self._loop = asyncio.get_running_loop()
@@ -38,6 +40,11 @@ class HttpServer:
     def connections(self) -> int:
         """How many connections there are."""
         return len(self._connections)
+
+    @property
+    def bodies_bytes(self) -> int:
+        """How many bytes of bodies are on their way in, those apart that one read brings."""
+        return self._bodies_bytes
 
     def now_s(self) -> float:
         """The event loop's time, in seconds."""
@@ -70,7 +77,11 @@ class HttpServer:
     def opened(self, connection: HttpConnection) -> bool:
         """Enter a connection; say whether there is room for it."""
         self._connections.add(connection)
-        return len(self._connections) <= self.limits.connections
+        self.traffic.connections_opened += 1
+        if len(self._connections) <= self.limits.connections:
+            return True
+        self.traffic.connections_refused += 1
+        return False
 
     def closed(self, connection: HttpConnection) -> None:
         """Strike a connection off."""

@@ -79,11 +79,13 @@ class Route(msgspec.Struct, frozen=True):
     """How one method of a path is answered.
 
     ``changes_state``: not for web pages of others; ``admin``: only for whoever may change the server's state.
+    ``pattern``: of its path, as metrics and spans name it.
     """
 
     handler: Handler
     changes_state: bool
     admin: bool
+    pattern: str = ""
 
 
 class Routes:
@@ -103,7 +105,7 @@ class Routes:
         admin: bool = False,
     ) -> None:
         """Add a route; those of a model have the same for its version. All but GET change a state, unless said."""
-        route = Route(handler, method != "GET" if changes_state is None else changes_state, admin)
+        route = Route(handler, method != "GET" if changes_state is None else changes_state, admin, pattern)
         self._add(method, pattern, route)
         if pattern == MODEL or pattern.startswith(f"{MODEL}/"):
             self._add(method, VERSIONED + pattern.removeprefix(MODEL), route)
