@@ -26,6 +26,7 @@ from poise.forecasting.base import RateHistory
 from poise.ingress.gate import Gates
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
+from poise.ingress.http_metrics import HttpMetrics
 from poise.ingress.http_server import HttpServer
 from poise.ingress.limits import Limits
 from poise.runtimes.cores import usable_cores
@@ -38,6 +39,7 @@ from poise.serving.keeper import StaticKeeper, profiled_kinds
 from poise.serving.metrics import CellMetrics, metrics_text
 from poise.serving.recording import Recorder
 from poise.serving.retraining import Retraining
+from poise.telemetry.process import ProcessMetrics
 
 BACKLOG = 2048
 TAKE_LIMIT_S = 5
@@ -167,8 +169,12 @@ async def _serve(
             retraining.start()
     served = list(cells.values())
     gates = Gates({cell.wire.name: cell for cell in served})
-    app = HttpApp(gates, Guard(), settings.limits, lambda: metrics_text(_metrics_of(served)))
+    process = ProcessMetrics()
+    app = HttpApp(
+        gates, Guard(), settings.limits, lambda: metrics_text(_metrics_of(served), process, http_metrics)
+    )
     http = HttpServer(app, settings.limits)
+    http_metrics = HttpMetrics(http)
     signals = _Signals()
     await http.start(listener)
     try:
