@@ -87,7 +87,7 @@ def _draw_overloads(axes, result: Result) -> None:  # type: ignore[no-untyped-de
         )
         ends.append((y[-1], each.system))
     last = max((o.load_rps / base for o in result.overloads), default=1.0)
-    for height, system in _apart(ends, 0.052 * top):
+    for height, system in apart(ends, 0.052 * top):
         axes.annotate(label(system), (last, height), (8, 0), textcoords="offset points", va="center",
                       color=of[system], fontweight="bold", fontsize=9)  # fmt: skip
     axes.plot([0, 1.15 * top / base], [0, 1.15 * top], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
@@ -106,7 +106,7 @@ def _draw_overloads(axes, result: Result) -> None:  # type: ignore[no-untyped-de
     axes.set_title("Goodput: right and in time, jobs/s")
 
 
-def _apart(ends: list[tuple[float, str]], gap: float) -> list[tuple[float, str]]:
+def apart(ends: list[tuple[float, str]], gap: float) -> list[tuple[float, str]]:
     """Return the labels' heights, moved upwards until they are a gap apart."""
     placed: list[tuple[float, str]] = []
     for height, system in sorted(ends):

@@ -121,14 +121,14 @@ class Trials:
             min_jobs=int(min(1000, 0.8 * load_rps * duration_s)),
         )
         if system.name == "bare":
-            return _seen(on_server_core(*python("serving.bare")), spec)
+            return seen_by(on_server_core(*python("serving.bare")), spec)
         if self._server is None:
             work = self.bench.options.work
             self._server = self._stack.enter_context(running(system, made, work))
             time.sleep(SETTLE_S)
         spec = msgspec.structs.replace(spec, url=self._server.url, pid=self._server.pid)
         self._until_ready(spec)
-        return _seen(python("serving.generator"), spec)
+        return seen_by(python("serving.generator"), spec)
 
     def _until_ready(self, spec: LoadSpec) -> None:
         """Wait until the server answers a few requests one by one, rightly and soon: what was before is done then.
@@ -140,7 +140,7 @@ class Trials:
         said = ""
         for _ in range(TRIES):
             try:
-                if _seen(python("serving.generator"), probe).attainment == 1.0:
+                if seen_by(python("serving.generator"), probe).attainment == 1.0:
                     return
             except RuntimeError as error:
                 said = str(error)
@@ -149,7 +149,7 @@ class Trials:
         raise RuntimeError(f"{self.system.name} does not answer: {said} {log[-1500:]}")
 
 
-def _seen(command: list[str], spec: LoadSpec) -> LoadSeen:
+def seen_by(command: list[str], spec: LoadSpec) -> LoadSeen:
     """Run a generator, or the bare loop.
 
     Raises:

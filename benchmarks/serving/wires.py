@@ -51,9 +51,11 @@ def answer(wire: Wire, reply: Reply) -> NDArray[np.float32]:
     """
     try:
         if wire == "json":
-            content = base64.b64decode(msgspec.json.decode(reply.body, type=list[str])[0])
+            content = base64.b64decode(msgspec.json.decode(reply.body, type=list[str])[0], validate=True)
         elif wire == "protocol_json":
-            content = base64.b64decode(msgspec.json.decode(reply.body)["outputs"][0]["data"][0])
+            content = base64.b64decode(
+                msgspec.json.decode(reply.body)["outputs"][0]["data"][0], validate=True
+            )
         elif wire == "binary":
             if reply.header_length is None:
                 raise ValueError("no binary tensor in the answer")
