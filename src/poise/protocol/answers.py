@@ -10,6 +10,7 @@ import numpy as np
 
 from poise.domain.job import RefusalReason
 from poise.protocol.codec import ReplyTerms
+from poise.protocol.elements import to_bytes
 from poise.protocol.wire import VERSION, Array, ServiceWire
 from poise.scheduling.commands import Answer
 
@@ -22,6 +23,7 @@ class NotFiniteError(Exception):
     reason = RefusalReason.MODEL_FAILED
 
     def __init__(self, output: str) -> None:
+        self.output = output
         super().__init__(
             f"output {output!r} holds a NaN or an infinity, which JSON cannot carry: ask for binary_data"
         )
@@ -49,8 +51,9 @@ def encode_answer(
             "shape": array.shape,
         }
         if as_binary:
-            tensor["parameters"] = {"binary_data_size": array.nbytes}
-            binary.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            content = to_bytes(array, wire.outputs[name])
+            tensor["parameters"] = {"binary_data_size": len(content)}
+            binary.append(content)
         else:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise NotFiniteError(name)
@@ -59,13 +62,14 @@ def encode_answer(
     header: dict[str, Any] = {"model_name": wire.name, "model_version": VERSION}
     if terms.id is not None:
         header["id"] = terms.id
-    header["parameters"] = _parameters(answer, label)
+    header["parameters"] = answer_parameters(answer, label)
     header["outputs"] = described
     text = _encoder.encode(header)
     return (text, *binary), len(text) if binary else None
 
 
-def _parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:
+def answer_parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:
+    """Return what an answer says of itself, under the names of the protocol's ``parameters``."""
     parts = sorted(answer.parts, key=lambda part: part.first_item)
     labels = [label(part.modalities) for part in parts for _ in range(part.items)]
     variants = [part.variant for part in parts for _ in range(part.items)]

@@ -123,7 +123,12 @@ def _tensors(
                     f"input {tensor.name!r}: got data and binary_data_size, expected one"
                 )
             size = parameters.binary_data_size
-            check_size(size, len(binary) - offset, tensor.shape, spec)
+            check_size(size, tensor.shape, spec)
+            there = len(binary) - offset
+            if size > there:
+                raise MalformedRequestError(
+                    f"input {spec.name!r}: got {there} bytes of binary data, expected {size}"
+                )
             array = from_bytes(binary[offset : offset + size], tensor.shape, spec)
             offset += size
         found[tensor.name] = InferTensor(spec, array)
