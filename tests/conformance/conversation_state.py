@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
 from typing import Any
 
 import numpy as np
 from tests.conformance.clients import Clients, Flavour, Tree
 from tests.conformance.conversation import LEFT, sums
+from tests.conformance.conversation_http import encode, tensor
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
 SETTLE_S = 60.0
 """How long a server may take to unload a model."""
+SLOW_S = 0.25
+BEFORE = 4
 
 
 def hold_statistics(clients: Clients) -> dict[str, Tree]:
@@ -76,6 +80,22 @@ def _form(heard: Tree) -> Tree:
         return type(tree).__name__
 
     return shape(heard)
+
+
+def hold_timeouts(clients: Clients) -> dict[str, Tree]:
+    """Ask with a timeout that passes while the job waits: several that take long stand before it."""
+    answers: dict[str, Tree] = {}
+    slow = encode(tensor("mood", "FP32", [1, 1], [SLOW_S]))
+    for name, flavour in clients.flavours.items():
+        with concurrent.futures.ThreadPoolExecutor(BEFORE) as pool:
+            before = [
+                pool.submit(clients.http, "POST", "/v2/models/moody/infer", slow) for _ in range(BEFORE)
+            ]
+            time.sleep(SLOW_S / 2)  # they have all arrived, and most of them wait
+            mood = flavour.tensor("mood", "FP32", np.zeros((1, 1), np.float32))
+            answers[f"{name}: infer, too late"] = flavour.call("infer", "moody", [mood], timeout=1)
+            assert [answer.result()["status"] for answer in before] == [200] * BEFORE
+    return answers
 
 
 def hold_repository(clients: Clients) -> dict[str, Tree]:

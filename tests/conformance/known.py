@@ -157,6 +157,20 @@ STATUSES: list[Known] = [
         "more items than the server can ever hold is too large, and said before the rest is looked at",
     ),
     Known(
+        each(HTTP, "infer, too late"),
+        "verdict",
+        "503",
+        "504",
+        "a deadline that has passed is said to have passed: 503 would have the same request tried again",
+    ),
+    Known(
+        each(GRPC, "infer, too late"),
+        "verdict",
+        "StatusCode.UNAVAILABLE",
+        "StatusCode.DEADLINE_EXCEEDED",
+        "a deadline that has passed is said to have passed: UNAVAILABLE would have the same request tried again",
+    ),
+    Known(
         bare("shared memory"),
         "verdict",
         "404",
@@ -271,6 +285,34 @@ STRICT: list[Known] = [
         "400",
         "the classification extension is not offered, and metadata does not list it",
     ),
+    Known(
+        bare_grpc("classification"),
+        "verdict",
+        "OK",
+        "INVALID_ARGUMENT",
+        "the classification extension is not offered, and metadata does not list it",
+    ),
+    Known(
+        each(HTTP, "get_log_settings", "get_trace_settings", "get_system_shared_memory_status"),
+        "verdict",
+        "answered",
+        "404",
+        "logging, tracing and shared memory are not offered to clients, and metadata does not list them",
+    ),
+    Known(
+        each(GRPC, "get_log_settings", "get_trace_settings", "get_system_shared_memory_status"),
+        "verdict",
+        "answered",
+        "StatusCode.UNIMPLEMENTED",
+        "logging, tracing and shared memory are not offered to clients, and metadata does not list them",
+    ),
+    Known(
+        bare_grpc("TraceSetting", "LogSettings", "SystemSharedMemoryStatus", "CudaSharedMemoryStatus"),
+        "verdict",
+        "OK",
+        "UNIMPLEMENTED",
+        "logging, tracing and shared memory are not offered to clients, and metadata does not list them",
+    ),
 ]
 
 OTHERWISE: list[Known] = [
@@ -294,6 +336,35 @@ OTHERWISE: list[Known] = [
         ABSENT,
         "application/json",
         "of that body",
+    ),
+    Known(
+        bare("binary_data_output and an output"),
+        "body.outputs.1.data",
+        [-9.0, -18.0, -27.0, -36.0],
+        ABSENT,
+        "binary_data_output is for every output that says nothing else, as the extension's text has it; "
+        "Triton leaves it out of account where outputs are named",
+    ),
+    Known(
+        bare("binary_data_output and an output"),
+        "body.outputs.1.parameters",
+        ABSENT,
+        {"binary_data_size": 16},
+        "of the same",
+    ),
+    Known(
+        bare("binary_data_output and an output"),
+        "binary",
+        ABSENT,
+        "000010c1000090c10000d8c1000010c2",
+        "of the same",
+    ),
+    Known(
+        bare("binary_data_output and an output"),
+        "content-type",
+        "application/json",
+        "application/octet-stream",
+        "of the same",
     ),
     Known(
         each(HTTP, "infer difference and sum") + bare("outputs in another order"),

@@ -97,7 +97,10 @@ def _pbtxt(model: str) -> str:
             "dynamic_batching {",
             "  priority_levels: 3",
             "  default_priority_level: 2",
-            "  default_queue_policy { timeout_action: REJECT, allow_timeout_override: true }",
+            "  default_queue_policy {",
+            "    timeout_action: REJECT, allow_timeout_override: true",
+            "    default_timeout_microseconds: 600000000  # a request can only ask for less",
+            "  }",
             "}\n",
         ]
     )

@@ -12,7 +12,7 @@ from tests.conformance.comparison import unexplained
 from tests.conformance.conversation import hold
 from tests.conformance.conversation_grpc import hold_grpc
 from tests.conformance.conversation_http import hold_http
-from tests.conformance.conversation_state import hold_repository, hold_statistics
+from tests.conformance.conversation_state import hold_repository, hold_statistics, hold_timeouts
 from tests.conformance.known import KNOWN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -22,6 +22,7 @@ CONVERSATIONS: tuple[Callable[[Clients], dict[str, Tree]], ...] = (
     hold_http,
     hold_grpc,
     hold_statistics,
+    hold_timeouts,
     hold_repository,
 )
 LEAST_CALLS = 570
