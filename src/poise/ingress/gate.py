@@ -14,6 +14,8 @@ import msgspec
 from poise.domain.job import Job, RefusalReason
 from poise.errors import InternalError
 from poise.protocol.codec import InferRequest
+from poise.protocol.model_config import ModelConfig
+from poise.protocol.statistics import ModelStatistics
 from poise.protocol.wire import Array, ServiceWire
 from poise.scheduling.commands import Answer
 
@@ -81,6 +83,12 @@ class Gate(Protocol):
 
     def label(self, mask: int) -> str:
         """Return the label of a modality set."""
+
+    def config(self) -> ModelConfig:
+        """Return its configuration, with the workers that it has at the moment."""
+
+    def statistics(self) -> ModelStatistics:
+        """Return its statistics."""
 
 
 async def outcome_of(gate: Gate, pending: PendingJob) -> Outcome:

@@ -15,6 +15,7 @@ from poise.ingress.limits import Limits
 from poise.ingress.routes import MODEL, Handler, HttpRequest, Reply, Route, Routes, error_reply, json_reply
 from poise.protocol import status
 from poise.protocol.codec import shown
+from poise.protocol.statistics import Statistics
 from poise.protocol.wire import VERSION, metadata
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics"]
@@ -40,6 +41,9 @@ class HttpApp:
         add("GET", "/v2/health/live", lambda _: json_reply({"live": True}))
         add("GET", "/v2/health/ready", lambda _: self._ready(gates.values()))
         add("GET", MODEL, lambda request: json_reply(metadata(self.gate_of(request).wire)))
+        add("GET", f"{MODEL}/config", lambda request: json_reply(self.gate_of(request).config()))
+        add("GET", f"{MODEL}/stats", lambda request: _statistics((self.gate_of(request),)))
+        add("GET", "/v2/models/stats", lambda _: _statistics(gates.values()))
         add("GET", f"{MODEL}/ready", lambda request: self._ready((self.gate_of(request),)))
         add("POST", f"{MODEL}/infer", lambda request: infer(request, self.gate_of(request), limits))
         if metrics is not None:
@@ -124,6 +128,10 @@ class HttpApp:
                 words = "draining" if gate.draining else "loading, or no worker is ready"
                 raise NotReadyError(f"the server is not ready: {words}")
         return json_reply({"name": gates[0].wire.name, "ready": True})
+
+
+def _statistics(gates: Sequence[Gate]) -> Reply:
+    return json_reply(Statistics(tuple(gate.statistics() for gate in gates)))
 
 
 def _infer_at(gate: Gate, limits: Limits) -> Handler:

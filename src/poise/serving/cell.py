@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 
 from poise.adapting.events import Observed
@@ -20,6 +19,8 @@ from poise.files import FrontierCache, ServiceFolder
 from poise.ingress.gate import Answered, Outcome, PendingJob, Refused
 from poise.planning.default_allocation import initial_allocation
 from poise.protocol.codec import InferRequest
+from poise.protocol.model_config import ModelConfig, model_config
+from poise.protocol.statistics import ModelStatistics
 from poise.protocol.wire import ServiceWire, wire_of
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.commands import Answer, Command, Refuse, RunBatch, WakeAt
@@ -36,6 +37,7 @@ from poise.scheduling.events import (
     WorkerRetiring,
 )
 from poise.scheduling.scheduler import Scheduler
+from poise.serving.alarm import Alarm
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
 from poise.serving.batches import Dispatched, DispatchedBatches, batches_first
 from poise.serving.cell_state import CellState
@@ -47,6 +49,7 @@ from poise.serving.monitor import Monitor
 from poise.serving.pool import WorkerPool, check_kinds
 from poise.serving.process import Worker
 from poise.serving.recording import Recorder
+from poise.serving.statistics import StatisticsCount
 
 HUNG_CHECK_S = 1.0
 
@@ -69,17 +72,22 @@ class Cell:
         arena_bytes: int = DEFAULT_ARENA_BYTES,
         recorder: Recorder | None = None,
         name: str = "",
+        scheduler: Scheduler | None = None,
     ) -> None:
         """Make a cell; nothing is started yet. ``name`` is the service's, where one adapter serves several.
+
+        ``scheduler``: one whose plans are made already; else it is made here, with ``policy``.
 
         Raises:
             ConfigError: items larger than the arena, an unknown policy, workers that the profile lacks.
         """
         service = folder.service
         layout = plan_layout(service, arena_bytes)
-        cache = FrontierCache.beside_profile(folder, log.warning)
-        self._scheduler = Scheduler(service, profile, policy, cache)
-        self._scheduler.plan_for(initial_allocation(service, profile))
+        if scheduler is None:
+            cache = FrontierCache.beside_profile(folder, log.warning)
+            scheduler = Scheduler(service, profile, policy, cache)
+            scheduler.plan_for(initial_allocation(service, profile))
+        self._scheduler = scheduler
         self._arena = Arena.create(layout)
         self._rows = RowAllocator(layout.capacity)
         self._recorder = recorder
@@ -94,11 +102,12 @@ class Cell:
         self._batches = DispatchedBatches()
         self._active: dict[int, Worker] = {}
         self._next_job = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(lambda now_s: self._happened(Woke(now_s)))
         self._emptied: asyncio.Future[None] | None = None
         self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.wire: ServiceWire = wire_of(service, layout.capacity)
         self.metrics = CellMetrics(tuple(service.classes), self._state)
+        self._counts = StatisticsCount()
         self.draining = False
         self.started = False
         self._stopped = False
@@ -117,6 +126,14 @@ class Cell:
     def label(self, mask: int) -> str:
         """Return the label of a modality set."""
         return self._index.label(mask)
+
+    def config(self) -> ModelConfig:
+        """Return the service's configuration, with the workers that are in use."""
+        return model_config(self.wire, self.folder.service, self._pool.kinds_of(self._active))
+
+    def statistics(self) -> ModelStatistics:
+        """Return the service's statistics."""
+        return self._counts.value(self.wire.name)
 
     # The cell's life
 
@@ -139,15 +156,15 @@ class Cell:
     async def drained(self) -> None:
         """Wait until every accepted job has its outcome."""
         if self._jobs:
-            self._emptied = asyncio.get_running_loop().create_future()
-            await self._emptied
+            if self._emptied is None or self._emptied.done():
+                self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._emptied)
 
     async def stop(self) -> None:
         """Stop the workers, at once if jobs still wait; those are refused."""
         self._stopped = True
         self.keeper.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.close()
         waiting = list(self._jobs.values())
         for pending in waiting:
             self._settle(pending, Refused(RefusalReason.DRAINING, "the server has stopped"))
@@ -168,9 +185,7 @@ class Cell:
             return self.refused(request.slo_class, RefusalReason.NO_WORKER, "the server is still loading")
         first = self._rows.take(request.items)
         if first is None:
-            return self.refused(
-                request.slo_class, RefusalReason.QUEUE_FULL, "too many items wait for an answer"
-            )
+            return self.refused(request.slo_class, RefusalReason.QUEUE_FULL, "too many items wait")
         try:
             for tensor in request.tensors:
                 copy_in(self._arena.inputs[tensor.wire.name], first, tensor)
@@ -199,6 +214,7 @@ class Cell:
         """Count a refusal and return it."""
         self.metrics.jobs[slo_class, "refused"] += 1
         self.metrics.refused[reason.value] += 1
+        self._counts.failed += 1
         if reason is not RefusalReason.CANCELLED:
             self.monitor.missed(slo_class)
         return Refused(reason, detail)
@@ -263,6 +279,7 @@ class Cell:
             self.keeper.answered(worker.worker_id)
             run_s = now_s - batch.sent_s
             self.metrics.batch_done(batch.variant, run_s)
+            self._counts.ran(now_s, batch.items, done)
             self._happened(BatchDone(now_s, done.batch_id, worker.worker_id, run_s, done.stage_s))
 
     def batch_failed(self, worker: Worker, failed: Failed) -> None:
@@ -321,7 +338,7 @@ class Cell:
             pending = self._jobs[command.job_id]
             self._settle(pending, self.refused(pending.job.slo_class, command.reason, command.detail))
         elif isinstance(command, WakeAt):
-            self._wake_at(command)
+            self._alarm.set(command.at_s)
         elif self._active.pop(command.worker_id, None) is not None:
             self.keeper.released(command.worker_id)
 
@@ -365,24 +382,10 @@ class Cell:
             return
         del self._jobs[pending.job.id]
         self._rows.give_back(pending.first_row, pending.job.items)
+        self._counts.settled(pending.job, outcome)
         pending.settle(outcome)
         if not self._jobs and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
-
-    def _wake_at(self, command: WakeAt) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        # Whole milliseconds, rounded up: the loop's timers have no finer grain and may not be early.
-        delay_s = max(0, math.ceil((command.at_s - time.monotonic()) * 1e3)) / 1e3
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._woke, command)
-
-    def _woke(self, command: WakeAt) -> None:
-        self._timer = None
-        now_s = time.monotonic()
-        if now_s < command.at_s:
-            self._wake_at(command)
-        else:
-            self._happened(Woke(now_s))
 
     def _end_hung_workers(self) -> None:
         if self._stopped:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
+
+import msgspec
 
 from poise.domain.allocation import Workers
 from poise.domain.profile import Profile
@@ -84,6 +86,14 @@ class WorkerPool:
     def loading(self) -> int:
         """How many workers are loading."""
         return sum(member.state == "loading" for member in self._members.values())
+
+    def kinds_of(self, worker_ids: Iterable[int]) -> tuple[Workers, ...]:
+        """Return the kinds of some workers, each with how many of them there are."""
+        alike: dict[Workers, int] = {}
+        for worker_id in worker_ids:
+            kind = msgspec.structs.replace(self._members[worker_id].kind, count=1)
+            alike[kind] = alike.get(kind, 0) + 1
+        return tuple(msgspec.structs.replace(kind, count=count) for kind, count in alike.items())
 
     def load(self, worker_id: int, kind: Workers, cores: Sequence[int], *, at_idle: bool = False) -> None:
         """Start a worker on some cores; the listener hears that it is loaded, or gone.
