@@ -11,6 +11,7 @@ import msgspec
 
 from poise.errors import MalformedRequestError
 from poise.protocol.elements import check_size, from_bytes
+from poise.protocol.json_structure import JSON_DEPTH, TENSORS, check_structure
 from poise.protocol.json_tensors import decode_elements, json_problem
 from poise.protocol.requests import (
     InferRequest,
@@ -18,6 +19,7 @@ from poise.protocol.requests import (
     Int64,
     Parameters,
     ReplyTerms,
+    check_count,
     check_input,
     check_output,
     check_some,
@@ -68,12 +70,20 @@ _NO_PARAMETERS = _Parameters()
 _NO_TENSOR_PARAMETERS = _TensorParameters()
 
 
-def decode_infer(body: Body, header_length: int | None, wire: ServiceWire) -> InferRequest:
+def decode_infer(
+    body: Body,
+    header_length: int | None,
+    wire: ServiceWire,
+    *,
+    json_depth: int = JSON_DEPTH,
+    most_tensors: int = TENSORS,
+) -> InferRequest:
     """Return the request in a body; ``header_length`` is the JSON's length where binary tensors follow it.
 
     Raises:
         MalformedRequestError: anything that is not as the protocol or the service says.
-        TooLargeError: more items than the server can ever hold.
+        TooLargeError: more items than the server can ever hold, or JSON that is nested deeper, or names more tensors,
+            than a request may.
     """
     view = memoryview(body)
     if header_length is None:
@@ -84,7 +94,9 @@ def decode_infer(body: Body, header_length: int | None, wire: ServiceWire) -> In
         raise MalformedRequestError(
             f"Inference-Header-Content-Length: got {header_length}, expected 0 to {len(view)}, the length of the body"
         )
+    check_structure(bytes(header), json_depth, most_tensors)
     request = _decode_json(header)
+    check_count(len(request.inputs), most_tensors)
     tensors = _tensors(request.inputs, binary, wire)
     parameters = request.parameters or _NO_PARAMETERS
     outputs = _outputs(request.outputs, parameters.binary_data_output, wire)

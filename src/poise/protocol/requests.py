@@ -148,6 +148,16 @@ def check_some(count: int, wire: ServiceWire) -> None:
         raise MalformedRequestError(f"inputs: got none, expected the inputs of {one_of(wire.modalities)}")
 
 
+def check_count(count: int, most: int) -> None:
+    """Refuse a request with too many inputs.
+
+    Raises:
+        TooLargeError: it has more than ``most``.
+    """
+    if count > most:
+        raise TooLargeError(f"got {count} inputs, expected at most {most}")
+
+
 def check_output(name: str, before: Mapping[str, bool], wire: ServiceWire) -> None:
     """Refuse an output that a request may not ask for. ``before``: those that it asked for before.
 

@@ -1,0 +1,96 @@
+"""A request's head: its bytes, to what they say.
+
+httptools (llhttp) reads it, strictly: no bare line feeds, no folded lines, no second length, no length beside chunks.
+What servers and the proxies before them may read in different ways, and llhttp lets pass, is refused here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httptools
+
+from poise.ingress.limits import Limits
+from poise.ingress.routes import Reply, error_reply
+
+ONCE = frozenset(
+    (
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"inference-header-content-length",
+        b"origin",
+        b"transfer-encoding",
+    )
+)
+"""Headers that a request may have once: of two, a proxy may have checked the other one."""
+HEAD_TOO_LONG = error_reply(431, "the head of the request is too long", close=True)
+VERSIONS = ("1.1", "1.0")
+
+
+class Head:
+    """What a head says. ``headers`` have lower-case names; ``length`` is None for a body in chunks."""
+
+    __slots__ = ("complete", "count", "headers", "keep_alive", "length", "method", "repeated", "target")
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.target = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.length: int | None = 0
+        self.keep_alive = False
+        self.count = 0
+        self.repeated = b""
+        self.complete = False
+
+    def on_url(self, target: bytes) -> None:
+        """Take up a part of the request's target; httptools calls this."""
+        self.target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take up a header; httptools calls this."""
+        name = name.lower()
+        self.count += 1
+        if name in self.headers and name in ONCE:
+            self.repeated = name
+        self.headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Note that the head was whole; httptools calls this."""
+        self.complete = True
+
+
+def parse_head(data: memoryview, limits: Limits) -> Head | Reply:
+    """Return what a head says, or how it is refused; where the request ends is not known then."""
+    if len(data) > limits.head_bytes:
+        return HEAD_TOO_LONG
+    head = Head()
+    parser: Any = httptools.HttpRequestParser(head)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass  # not offered: the request is answered as any other
+    except httptools.HttpParserError:
+        return _refused(400, "expected HTTP/1.1")
+    if not head.complete or parser.get_http_version() not in VERSIONS:
+        return _refused(400, "expected HTTP/1.1")
+    if head.count > limits.headers:
+        return _refused(431, "the request has too many headers")
+    if head.repeated:
+        return _refused(400, f"got header {head.repeated.decode()} twice, expected it once")
+    head.method = parser.get_method().decode("latin-1")
+    head.keep_alive = parser.should_keep_alive()
+    coding = head.headers.get(b"transfer-encoding")
+    if coding is None:
+        head.length = int(head.headers.get(b"content-length", b"0"))
+    elif coding.strip().lower() == b"chunked" and parser.get_http_version() == "1.1":
+        head.length = None
+    else:
+        return _refused(400, "got another Transfer-Encoding, expected chunked, and that in HTTP/1.1 only")
+    return head
+
+
+def _refused(code: int, words: str) -> Reply:
+    return error_reply(code, words, close=True)

@@ -1,0 +1,250 @@
+"""An HTTP front end to be attacked: a real one on a real socket, in this process, before a service that answers nothing.
+
+Its clock is the event loop's plus what a test adds to it.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import uvloop
+from tests.servers import TINY
+
+from poise.domain.job import Job
+from poise.files import open_service
+from poise.ingress.gate import Answered, Gates, PendingJob, Refused
+from poise.ingress.guard import Guard
+from poise.ingress.http_app import HttpApp
+from poise.ingress.http_server import HttpServer
+from poise.ingress.limits import Limits
+from poise.protocol.codec import InferRequest
+from poise.protocol.wire import wire_of
+from poise.scheduling.commands import Answer, AnswerPart
+
+WIRE = wire_of(open_service(TINY).service, max_items=100)
+ANSWER_S = 20.0
+"""A client that waits longer has found nothing out."""
+
+lifted: dict[str, Any] = {}
+"""Limits that are not held while their guard is taken away."""
+
+
+class StubGate:
+    """Answers each job with zeros, at once or, where it ``holds``, never; keeps the requests."""
+
+    def __init__(self, *, holds: bool = False) -> None:
+        self.wire = WIRE
+        self.ready = True
+        self.draining = False
+        self.holds = holds
+        self.requests: list[InferRequest] = []
+        self.cancelled = 0
+
+    def admit(self, request: InferRequest) -> PendingJob | Refused:
+        self.requests.append(request)
+        job = Job(
+            id=len(self.requests),
+            slo_class=request.slo_class,
+            items=request.items,
+            arrival_s=0.0,
+            deadline_s=request.deadline_s,
+            accuracy_floor=request.accuracy_floor,
+            available=request.available,
+            priority=request.priority,
+            bucket=0,
+        )
+        pending = PendingJob(job, 0)
+        if not self.holds:
+            part = AnswerPart(0, request.items, 1, "late")
+            answer = Answer(job.id, (part,), 0.5, 0.0, 0.0, late=False, below_floor=False)
+            outputs = {
+                name: np.zeros((request.items, *spec.shape), spec.dtype)
+                for name, spec in WIRE.outputs.items()
+            }
+            pending.outcome = Answered(answer, outputs)
+        return pending
+
+    async def admit_in_slices(self, request: InferRequest) -> PendingJob | Refused:
+        return self.admit(request)
+
+    def cancel(self, pending: PendingJob) -> None:
+        self.cancelled += 1
+
+    def label(self, mask: int) -> str:
+        return "image"
+
+
+class _Server(HttpServer):
+    added_s = 0.0
+
+    def now_s(self) -> float:
+        return super().now_s() + self.added_s
+
+
+class Client:
+    """One connection, as bytes."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, ANSWER_S)
+        self._read = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def reply(self, *, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
+        """The next reply; an AssertionError where none comes."""
+        while b"\r\n\r\n" not in self._read:
+            self._more()
+        head, _, self._read = self._read.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        length = 0 if head_only else int(headers.get("content-length", "0"))
+        while len(self._read) < length:
+            self._more()
+        body, self._read = self._read[:length], self._read[length:]
+        return int(first.split()[1]), headers, body
+
+    def closed(self) -> bool:
+        """Whether the server ends its side, with nothing more before."""
+        try:
+            return self._read == b"" and self.socket.recv(1) == b""
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+
+    def _more(self) -> None:
+        try:
+            data = self.socket.recv(2**16)
+        except (TimeoutError, ConnectionError) as error:
+            data = b""
+            raise AssertionError(f"no reply: {error!r}") from None
+        assert data, f"no reply, but the end, after {self._read[:200]!r}"
+        self._read += data
+
+
+class Target:
+    """A front end that runs in a thread of its own."""
+
+    def __init__(self, gate: StubGate, guard: Guard, limits: Limits) -> None:
+        self.gate = gate
+        self.limits = limits
+        self.loop = uvloop.new_event_loop()
+        self.troubles: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self.troubles.append(context))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.address: tuple[str, int] = self.listener.getsockname()
+        self.guard = guard
+        self._thread = threading.Thread(target=self._run)
+        self._started = threading.Event()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._start())
+        self._started.set()
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.server.stop(0.0))
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    async def _start(self) -> None:
+        self.app = HttpApp(Gates({"tiny": self.gate}), self.guard, self.limits, lambda: b"# metrics\n")
+        self.server = _Server(self.app, self.limits)
+        await self.server.start(self.listener)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(ANSWER_S)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(ANSWER_S)
+        self.listener.close()
+
+    def do(self, what: Callable[[], Any]) -> Any:
+        """Have something done, or looked at, on the event loop."""
+
+        async def doing() -> Any:
+            return what()
+
+        return asyncio.run_coroutine_threadsafe(doing(), self.loop).result(ANSWER_S)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the server's clock go forward, and the server look at it."""
+
+        def forward() -> None:
+            self.server.added_s += seconds
+            for connection in tuple(self.server._connections):
+                if connection.deadline_s <= self.server.now_s():
+                    connection.expire()
+
+        self.do(forward)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds on the event loop; pytest's timeout ends it."""
+        while not self.do(holds):
+            pass
+
+    def connect(self) -> Client:
+        return Client(self.address)
+
+    def ask(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send one request on a connection of its own."""
+        with contextlib.closing(self.connect().socket) as end:
+            client = Client.__new__(Client)
+            client.socket, client._read = end, b""
+            client.send(data)
+            return client.reply(head_only=data.startswith(b"HEAD "))
+
+
+@contextlib.contextmanager
+def attacked(
+    *, gate: StubGate | None = None, guard: Guard | None = None, quiet: bool = True, **limits: Any
+) -> Iterator[Target]:
+    """Run a front end with some limits. ``quiet``: nothing may go wrong on its event loop."""
+    target = Target(gate or StubGate(), guard or Guard(), Limits(**(limits | lifted)))
+    target.start()
+    try:
+        yield target
+    finally:
+        target.stop()
+    if quiet:
+        assert target.troubles == []
+
+
+def request(
+    method: str = "GET", path: str = "/v2", body: bytes | None = None, headers: Sequence[str] = ()
+) -> bytes:
+    """The bytes of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *headers]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
+
+
+INFER = "/v2/models/tiny/infer"
+
+
+def wave(items: int = 1, **more: Any) -> dict[str, Any]:
+    """A request that the tiny service takes, with its sound only."""
+    tensor = {"name": "wave", "datatype": "FP32", "shape": [items, 4], "data": [0.5] * 4 * items}
+    return {"inputs": [tensor], **more}
+
+
+def infer(body: Any, *headers: str) -> bytes:
+    """The bytes of an inference request."""
+    return request("POST", INFER, body if isinstance(body, bytes) else json.dumps(body).encode(), headers)
+
+
+def in_chunks(*chunks: bytes, trailers: bytes = b"") -> bytes:
+    """An inference request's bytes, its body in chunks."""
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    head = f"POST {INFER} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + framed + b"0\r\n" + trailers + b"\r\n"
