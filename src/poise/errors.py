@@ -8,6 +8,7 @@
     │   ├── ForbiddenError          its token, or the page that it comes from, does not allow it
     │   ├── NotFoundError           no such service, version or route
     │   ├── TooLargeError           over a cap on bytes, depth, elements or items
+    │   ├── ConflictError           what it asks for does not go with how things stand
     │   ├── QueueFullError          the service has as many jobs queued as it may
     │   ├── NotReadyError           loading, or draining
     │   └── DeadlineError           its deadline passed, or cannot be met
@@ -26,6 +27,7 @@ from typing import Final
 
 __all__ = [
     "ConfigError",
+    "ConflictError",
     "DeadlineError",
     "ForbiddenError",
     "InternalError",
@@ -106,6 +108,10 @@ class NotFoundError(RequestError):
 
 class TooLargeError(RequestError):
     """The request is over a cap: bytes, JSON depth, tensor elements, or items."""
+
+
+class ConflictError(RequestError):
+    """What the request asks for does not go with how things stand; nothing was changed."""
 
 
 class QueueFullError(RequestError):

@@ -20,7 +20,8 @@ from poise.files.history import HistoryReader, history_path
 from poise.runtimes.cores import usable_cores
 from poise.scheduling.events import AllocationAdopted, WorkerReady, WorkerRetiring
 from poise.scheduling.log import decode_log
-from poise.serving.server import Opened, ServerSettings, run_server
+from poise.serving.deployment import Configuration, Opened
+from poise.serving.server import ServerSettings, run_server
 from poise.simulation.replay import replay
 
 EMULATED = """
@@ -214,7 +215,7 @@ def test_a_policy_for_one_service_is_refused_for_two(tmp_path):
 def test_services_of_one_name_are_refused(tmp_path):
     one = opened(emulated_service(tmp_path / "tiny"))
     with pytest.raises(ConfigError, match="got service 'tiny' twice"):
-        run_server([one, one], ServerSettings(), lambda url: None)
+        run_server(lambda closed: Configuration((one, one)), ServerSettings(port=0), lambda listening: None)
 
 
 def test_real_workers_get_no_more_cores_than_there_are(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.progress import Progress
 
 from poise.cli.console import err, warning_line
@@ -11,8 +13,10 @@ from poise.files import ServiceFolder
 from poise.files.rate_cache import RateCache
 
 
-def rates_of(folder: ServiceFolder) -> RateTable:
+def rates_of(folder: ServiceFolder, cache: Path | None = None) -> RateTable:
     """Return the rates of a service; where they are simulated, a bar on stderr says how far that is.
+
+    ``cache``: the folder where they are kept; None: beside the profile.
 
     Raises:
         ConfigError: no profile, or one whose stages cannot be planned with.
@@ -29,6 +33,6 @@ def rates_of(folder: ServiceFolder) -> RateTable:
             )
 
     try:
-        return RateCache.beside_profile(folder, warning_line).table(service, profile, build)
+        return RateCache.of(folder, warning_line, cache).table(service, profile, build)
     except ValueError as error:
         raise ConfigError(str(error), file=service.profile, field="variants.stages") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,15 +16,15 @@ from msgspec.structs import replace
 from poise.cli.adapted import forecaster_of
 from poise.cli.allocate_rates import rates_of
 from poise.cli.console import err, error_line, out, warning_line
-from poise.domain.profile import Profile
 from poise.errors import ConfigError
-from poise.files import ServiceFolder, open_service
+from poise.files import open_service
 from poise.files.history import history_path
 from poise.forecasting.base import RateHistory
 
 if TYPE_CHECKING:
     from poise.serving.adaptation import AdapterCore
-    from poise.serving.server import Adapting, Opened
+    from poise.serving.deployment import Adapting, Configuration, Opened
+    from poise.serving.server import Listening
 
 MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -75,32 +75,38 @@ def serve(
     """Serve one service or more over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
     _with_malloc_settings()
     from poise.ingress.limits import Limits
-    from poise.serving.server import Opened, ServerSettings, run_server
+    from poise.serving.deployment import CellSettings, Configuration
+    from poise.serving.server import ServerSettings, run_server
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    opened = [Opened(folder, _checked_profile(folder)) for folder in map(open_service, services)]
     settings = ServerSettings(
         host=host,
         port=port,
-        policy=policy,
-        record=record,
         grace_s=grace_s,
         limits=Limits(body_bytes=round(max_body_mb * 2**20)),
-        arena_bytes=round(arena_mb * 2**20),
         insecure=insecure,
-        adapting=adapting_of(opened, adapter, cores, history),
+        cells=CellSettings(policy=policy, record=record, arena_bytes=round(arena_mb * 2**20)),
     )
-    names = [each.folder.service.service for each in opened]
+    names: list[str] = []
 
-    def ready(url: str) -> None:
+    def configure(closed: Collection[str]) -> Configuration:
+        opened = tuple(opened_services(services))
+        names[:] = [each.name for each in opened]
+        return Configuration(
+            opened, adapting_of(opened, adapter, cores, history, closed=closed), frozenset(closed)
+        )
+
+    def ready(listening: Listening) -> None:
         if as_json:
-            line = {"url": url, "pid": os.getpid(), "service": names[0], "services": names}
+            line = {"url": listening.url, "pid": os.getpid(), "service": names[0], "services": names}
             sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
             sys.stdout.flush()
         else:
-            out.print(f"{' and '.join(names)} served at {url} (Ctrl-C drains and stops)", highlight=False)
+            out.print(
+                f"{' and '.join(names)} served at {listening.url} (Ctrl-C drains and stops)", highlight=False
+            )
 
-    status = run_server(opened, settings, ready)
+    status = run_server(configure, settings, ready)
     if status:
         error_line("stopped before every accepted job was answered")
     elif not as_json:
@@ -108,26 +114,44 @@ def serve(
     raise typer.Exit(status)
 
 
-def _checked_profile(folder: ServiceFolder) -> Profile:
-    folder.check_model_files()
-    profile = folder.load_profile()
-    for reason in folder.stale_reasons(profile):
-        warning_line(f"the profile is stale: {reason}; run: poise profile {folder.file}")
-    return profile
+def opened_services(paths: Sequence[Path]) -> list[Opened]:
+    """Open services and all that they name, as they are now.
+
+    Raises:
+        ConfigError: one that cannot be served.
+    """
+    from poise.serving.deployment import Opened
+
+    found = []
+    for folder in map(open_service, paths):
+        folder.check_model_files()
+        profile = folder.load_profile()
+        hashes = folder.file_hashes()
+        for reason in folder.stale_reasons(profile, hashes):
+            warning_line(f"the profile is stale: {reason}; run: poise profile {folder.file}")
+        found.append(Opened(folder, profile, hashes))
+    return found
 
 
 def adapting_of(
-    opened: Sequence[Opened], policy: str | None, cores: int | None, history: Path | None
+    opened: Sequence[Opened],
+    policy: str | None,
+    cores: int | None,
+    history: Path | None,
+    *,
+    closed: Collection[str] = (),
+    cache: Path | None = None,
 ) -> Adapting | None:
     """Return how some services are adapted; None where their allocations are kept as they stand.
 
-    Settings and budget are the first service's. Real workers get no more cores than there are here.
+    Settings and budget are the first service's, also if it is among those closed, which are not adapted. Real workers
+    get no more cores than there are here.
 
     Raises:
         ConfigError: no such policy or forecaster, or one that does not go with these services.
     """
     from poise.adapting.policies import Served, check_policy, first_workers, make_adapter
-    from poise.serving.server import Adapting
+    from poise.serving.deployment import Adapting
 
     first = opened[0].folder
     settings = first.service.adapter
@@ -146,11 +170,14 @@ def adapting_of(
         Served(
             replace(each.folder.service, budget=replace(each.folder.service.budget, cores=given)),
             each.profile,
-            rates_of(each.folder) if policy == "poise" else None,
+            rates_of(each.folder, cache) if policy == "poise" else None,
         )
         for each in opened
+        if each.name not in closed
     ]
-    several = len(opened) > 1
+    if not served:
+        return None
+    several = len(served) > 1
     forecasters = {each.service.service if several else "": forecaster_of(first) for each in served}
 
     def make(past: Mapping[str, RateHistory]) -> AdapterCore:

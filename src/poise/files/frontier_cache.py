@@ -79,8 +79,18 @@ class FrontierCache:
         Raises:
             ConfigError: the profile's path leaves the service's folder.
         """
-        profile = folder.resolve(folder.service.profile, "profile", must_exist=False)
-        return cls(profile.with_name(profile.name + SUFFIX), folder.service.variants, warn)
+        return cls.of(folder, warn)
+
+    @classmethod
+    def of(
+        cls, folder: ServiceFolder, warn: Callable[[str], None], cache: Path | None = None
+    ) -> FrontierCache:
+        """Return the cache of a service, in a folder for all services or, without one, beside the profile.
+
+        Raises:
+            ConfigError: the profile's path leaves the service's folder.
+        """
+        return cls(folder.cache_file(SUFFIX, cache), folder.service.variants, warn)
 
     def tables(
         self, name: str, model: LatencyModel, keys: tuple[int, ...], build: Callable[[], Tables]

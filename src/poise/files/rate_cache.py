@@ -43,8 +43,18 @@ class RateCache:
         Raises:
             ConfigError: the profile's path leaves the service's folder.
         """
-        profile = folder.resolve(folder.service.profile, "profile", must_exist=False)
-        return cls(profile.with_name(profile.name + SUFFIX), warn)
+        return cls.of(folder, warn)
+
+    @classmethod
+    def of(
+        cls, folder: ServiceFolder, warn: Callable[[str], None], cache: Path | None = None
+    ) -> RateCache:
+        """Return the cache of a service, in a folder for all services or, without one, beside the profile.
+
+        Raises:
+            ConfigError: the profile's path leaves the service's folder.
+        """
+        return cls(folder.cache_file(SUFFIX, cache), warn)
 
     def table(self, service: Service, profile: Profile, build: Callable[[], RateTable]) -> RateTable:
         """Return the table that is kept, if it is that of this service and profile, else a new one, kept now."""

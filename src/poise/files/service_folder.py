@@ -49,6 +49,17 @@ class ServiceFolder(msgspec.Struct, frozen=True):
             )
         return path
 
+    def cache_file(self, suffix: str, cache: Path | None = None) -> Path:
+        """Return where something is kept that follows from the profile: beside it, or in a folder for all services.
+
+        Raises:
+            ConfigError: the profile's path leaves the service's folder.
+        """
+        profile = self.resolve(self.service.profile, "profile", must_exist=False)
+        if cache is None:
+            return profile.with_name(profile.name + suffix)
+        return cache / f"{self.service.service}.{profile.name}{suffix}"
+
     def model_files(self, variant: Variant) -> dict[str, str]:
         """Return field -> relative path of every model file of a variant (none for python and emulated)."""
         if variant.runtime in ("python", "emulated"):
@@ -97,9 +108,12 @@ class ServiceFolder(msgspec.Struct, frozen=True):
         check_profile_matches(self.service, profile, path.name)
         return profile
 
-    def stale_reasons(self, profile: Profile) -> list[str]:
-        """Return why the profile may no longer hold: changed files (another machine is the profiler's to say)."""
-        now = self.file_hashes()
+    def stale_reasons(self, profile: Profile, hashes: dict[str, str] | None = None) -> list[str]:
+        """Return why the profile may no longer hold: changed files (another machine is the profiler's to say).
+
+        ``hashes`` are the files' own, where they are known already.
+        """
+        now = self.file_hashes() if hashes is None else hashes
         return [
             f"{path} has changed since it was profiled"
             for path, digest in profile.files.items()

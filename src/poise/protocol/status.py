@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from poise.domain.job import RefusalReason
 from poise.errors import (
+    ConflictError,
     DeadlineError,
     ForbiddenError,
     MalformedRequestError,
@@ -25,6 +26,7 @@ HTTP_OF_ERROR: dict[type[RequestError], int] = {
     UnauthorizedError: 401,
     ForbiddenError: 403,
     NotFoundError: 404,
+    ConflictError: 409,
     TooLargeError: 413,
     QueueFullError: 429,
     NotReadyError: 503,

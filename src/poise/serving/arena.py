@@ -114,6 +114,7 @@ class Arena:
     def close(self) -> None:
         """Close the file; the memory goes when the last array over it does."""
         os.close(self.fd)
+        self.inputs = self.outputs = {}
 
     def _view(self, place: TensorPlace) -> Array:
         array: NDArray[Any] = np.ndarray(

@@ -84,13 +84,24 @@ class Seat:
 class StaticKeeper:
     """Keeps an allocation as it stands: all start together, each is started again with a growing pause when it dies."""
 
-    def __init__(self, cell: KeptCell, folder: ServiceFolder, profile: Profile, cores: Sequence[int]) -> None:
+    def __init__(
+        self,
+        cell: KeptCell,
+        folder: ServiceFolder,
+        profile: Profile,
+        cores: Sequence[int],
+        *,
+        at_idle: bool = False,
+    ) -> None:
         """Plan the workers; nothing is started yet.
+
+        ``at_idle``: the first ones load at idle priority, because others answer on those cores meanwhile.
 
         Raises:
             ConfigError: a kind of worker that the profile does not cover.
         """
         self._cell = cell
+        self._at_idle = at_idle
         kinds = first_workers(folder, profile, len(cores))
         check_kinds(kinds, profile)
         single = [msgspec.structs.replace(kind, count=1) for kind in kinds for _ in range(kind.count)]
@@ -157,7 +168,8 @@ class StaticKeeper:
             return
         self._next_id += 1
         self._seat_of[self._next_id] = seat
-        self._cell.load_worker(self._next_id, seat.kind, seat.cores)
+        at_idle = self._at_idle and self._started is not None
+        self._cell.load_worker(self._next_id, seat.kind, seat.cores, at_idle=at_idle)
 
 
 def first_workers(folder: ServiceFolder, profile: Profile, cores: int) -> tuple[Workers, ...]:

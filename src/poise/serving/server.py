@@ -1,44 +1,30 @@
-"""One server process from its start to its end: socket, cell, HTTP, signals and draining."""
+"""One server process from its start to its end: sockets, deployments, HTTP, signals and draining."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ipaddress
 import logging
 import signal
 import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import uvloop
 
-import poise
-from poise.adapting.adapter import Adapter
-from poise.domain.allocation import Workers
-from poise.domain.profile import Profile
-from poise.errors import ConfigError
-from poise.files import ServiceFolder
-from poise.forecasting.base import RateHistory
-from poise.ingress.gate import Gates
+from poise.errors import ConfigError, ConflictError, NotReadyError
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.http_metrics import HttpMetrics
 from poise.ingress.http_server import HttpServer
 from poise.ingress.limits import Limits
-from poise.runtimes.cores import usable_cores
-from poise.scheduling.log import LogHeader
-from poise.serving.adaptation import Adaptation, AdapterCore
-from poise.serving.arena import DEFAULT_ARENA_BYTES
-from poise.serving.cell import Cell
-from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
-from poise.serving.keeper import StaticKeeper, profiled_kinds
-from poise.serving.metrics import CellMetrics, metrics_text
-from poise.serving.recording import Recorder
-from poise.serving.retraining import Retraining
+from poise.ingress.repository import add_reload_route
+from poise.serving.deployment import CellSettings
+from poise.serving.deployments import Configure, Deployments
+from poise.serving.metrics import metrics_text
 from poise.telemetry.process import ProcessMetrics
 
 BACKLOG = 2048
@@ -47,54 +33,33 @@ TAKE_LIMIT_S = 5
 GC_THRESHOLDS = (20_000, 50, 20)
 """Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread beside the event loop's may keep the interpreter to itself: the solver has one, the history too."""
-PAST_LIMIT_S = 10.0
-"""A history that takes longer to read is done without."""
-
 log = logging.getLogger(__name__)
 
 
-class Adapting(msgspec.Struct, frozen=True):
-    """How the cells are adapted. ``make`` is given what is known of the load from before, by service.
-
-    Where there is only one service it is under the empty name. ``initial`` are the workers to begin with, ``history``
-    the file that is kept. ``retrains``: whether the forecasters are trained anew from it.
-    """
-
-    make: Callable[[Mapping[str, RateHistory]], AdapterCore]
-    initial: tuple[Workers, ...]
-    history: Path
-    retrains: bool = False
-
-
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is started. Units: ``grace_s`` in seconds.
-
-    ``record``: where the scheduler's log goes; of several services each has its own, with its name added.
-    ``adapting`` is None where each service's allocation is kept as it stands.
-    """
+    """How a server is started. Units: ``grace_s`` in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 8000
-    policy: str | None = None
-    record: Path | None = None
     grace_s: float = 30.0
     limits: Limits = Limits()
-    arena_bytes: int = DEFAULT_ARENA_BYTES
     insecure: bool = False
-    adapting: Adapting | None = None
+    cells: CellSettings = CellSettings()
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """A service to be served."""
+class Listening(msgspec.Struct, frozen=True):
+    """Where a server can be asked once it takes jobs."""
 
-    folder: ServiceFolder
-    profile: Profile
+    url: str
 
 
-def run_server(services: Sequence[Opened], settings: ServerSettings, on_ready: Callable[[str], None]) -> int:
-    """Serve until told to stop; return the exit status. ``on_ready`` is given the URL once, when jobs are taken.
+OnReady = Callable[[Listening], None]
+
+
+def run_server(configure: Configure, settings: ServerSettings, on_ready: OnReady) -> int:
+    """Serve until told to stop; return the exit status. ``on_ready`` is told once, when jobs are taken.
+
+    ``configure`` reads what is to be served, now and at every reload; it is called in a thread.
 
     Status 0: everything accepted was answered. 1: some jobs were given up, or an invariant broke.
 
@@ -102,13 +67,9 @@ def run_server(services: Sequence[Opened], settings: ServerSettings, on_ready: C
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
         WorkerError: a worker cannot start.
     """
-    names = [opened.folder.service.service for opened in services]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"got service {name!r} twice", expected="services of different names")
     listener = bind(settings.host, settings.port, insecure=settings.insecure)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(services, settings, listener, on_ready))
+        return runner.run(_serve(configure, settings, listener, on_ready))
 
 
 def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
@@ -150,110 +111,37 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def _serve(
-    services: Sequence[Opened],
-    settings: ServerSettings,
-    listener: socket.socket,
-    on_ready: Callable[[str], None],
+    configure: Configure, settings: ServerSettings, listener: socket.socket, on_ready: OnReady
 ) -> int:
-    cells = _cells(services, settings)
-    chronicle = retraining = None
-    if settings.adapting is not None:
-        past = await _past(settings.adapting.history, list(cells))
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        chronicle = FileChronicle(settings.adapting.history)
-        adapter = settings.adapting.make(past)
-        adapt(cells, adapter, chronicle, settings.adapting.initial)
-        if settings.adapting.retrains and isinstance(adapter, Adapter):
-            names = {key: key or cell.wire.name for key, cell in cells.items()}
-            retraining = Retraining(settings.adapting.history, names, adapter.forecast_with)
-            retraining.start()
-    served = list(cells.values())
-    gates = Gates({cell.wire.name: cell for cell in served})
-    process = ProcessMetrics()
-    app = HttpApp(
-        gates, Guard(), settings.limits, lambda: metrics_text(_metrics_of(served), process, http_metrics)
-    )
-    http = HttpServer(app, settings.limits)
-    http_metrics = HttpMetrics(http)
+    deployments = Deployments(configure, settings.cells, settings.grace_s)
+    http: HttpServer | None = None
     signals = _Signals()
-    await http.start(listener)
     try:
-        return await _until_stopped(served, signals, settings, lambda: on_ready(url_of(listener)))
-    finally:
-        if retraining is not None:
-            await retraining.stop()
-        for cell in served:
-            await cell.stop()
-        await http.stop(TAKE_LIMIT_S)
-        signals.close()
-        if chronicle is not None:
-            await asyncio.to_thread(chronicle.close)
-
-
-def _metrics_of(cells: Sequence[Cell]) -> dict[str, CellMetrics]:
-    return {cell.wire.name: cell.metrics for cell in cells}
-
-
-def _cells(services: Sequence[Opened], settings: ServerSettings) -> dict[str, Cell]:
-    """Return a cell for each service, by name; one alone is under the empty name."""
-    cores = usable_cores()
-    cells: dict[str, Cell] = {}
-    for number, opened in enumerate(services):
-        folder, profile = opened.folder, opened.profile
-        name = folder.service.service if len(services) > 1 else ""
-        recorder = None
-        if settings.record is not None:
-            policy = settings.policy or folder.service.scheduler.policy
-            header = LogHeader(
-                poise=poise.__version__, service=folder.service, profile=profile, policy=policy
-            )
-            path = settings.record.with_name(f"{settings.record.name}.{name}") if name else settings.record
-            recorder = Recorder(path, header)
-        cell = cells[name] = Cell(
-            folder,
-            profile,
-            policy=settings.policy,
-            arena_bytes=settings.arena_bytes,
-            recorder=recorder,
-            name=name,
+        await deployments.prepare()
+        process = ProcessMetrics()
+        app = HttpApp(
+            deployments.gates,
+            Guard(),
+            settings.limits,
+            lambda: metrics_text(deployments.metrics(), process, http_metrics),
         )
-        if name and settings.adapting is None:
-            first, end = (at * len(cores) // len(services) for at in (number, number + 1))
-            cell.keeper = StaticKeeper(cell, folder, profile, cores[first:end] or cores)
-    return cells
-
-
-def adapt(
-    cells: Mapping[str, Cell], adapter: AdapterCore, chronicle: Chronicle, initial: tuple[Workers, ...]
-) -> Adaptation:
-    """Have an adapter decide which workers some cells have; nothing is started yet."""
-    for cell in cells.values():
-        cell.scheduler.plan_for(profiled_kinds(cell.profile))
-    adaptation = Adaptation(adapter, cells, usable_cores(), chronicle, initial)
-    for cell in cells.values():
-        cell.keeper = adaptation
-    next(iter(cells.values())).metrics.add(adaptation.metrics)
-    return adaptation
-
-
-async def _past(history: Path, names: Sequence[str]) -> dict[str, RateHistory]:
-    """Return what an earlier server observed, if it can be read soon."""
-
-    def read() -> dict[str, RateHistory]:
-        found = {name: past_rates(history, name) for name in names}
-        return {name: rates for name, rates in found.items() if rates is not None}
-
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(read), PAST_LIMIT_S)
-    except TimeoutError:
-        log.error("the history %s takes too long to read; the forecast begins without it", history)
-        return {}
+        add_reload_route(app, deployments)
+        http = HttpServer(app, settings.limits)
+        http_metrics = HttpMetrics(http)
+        await http.start(listener)
+        listening = Listening(url_of(listener))
+        return await _until_stopped(deployments, signals, settings, lambda: on_ready(listening))
+    finally:
+        await deployments.stop()
+        if http is not None:
+            await http.stop(TAKE_LIMIT_S)
+        signals.close()
 
 
 async def _until_stopped(
-    cells: Sequence[Cell], signals: _Signals, settings: ServerSettings, on_ready: Callable[[], None]
+    deployments: Deployments, signals: _Signals, settings: ServerSettings, on_ready: Callable[[], None]
 ) -> int:
-    starting = asyncio.gather(*(cell.start() for cell in cells))
+    starting = asyncio.ensure_future(deployments.start())
     await _first([starting, signals.first])
     if not starting.done():
         starting.cancel()
@@ -262,18 +150,17 @@ async def _until_stopped(
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    signals.on_hangup(lambda: _reload(deployments))
     on_ready()
-    broken = [cell.broken for cell in cells]
-    await _first([signals.first, *broken])
-    for future in broken:
-        if future.done():
-            log.critical("the server ends: %s", future.result())
-            return 1
+    broken = deployments.broken
+    await _first([signals.first, broken])
+    if broken.done():
+        log.critical("the server ends: %s", broken.result())
+        return 1
     log.info("draining: what is accepted is answered")
-    for cell in cells:
-        cell.drain()
-    drained = asyncio.gather(*(cell.drained() for cell in cells))
-    await _first([drained, signals.second, *broken], settings.grace_s)
+    deployments.drain()
+    drained = asyncio.ensure_future(deployments.drained())
+    await _first([drained, signals.second, broken], settings.grace_s)
     if drained.done():
         return 0
     drained.cancel()
@@ -281,19 +168,36 @@ async def _until_stopped(
     return 1
 
 
+async def _reload(deployments: Deployments) -> None:
+    with contextlib.suppress(ConflictError, NotReadyError):  # the log has the reason
+        await deployments.reload()
+
+
 async def _first(futures: Sequence[asyncio.Future[Any]], timeout_s: float | None = None) -> None:
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Signals:
-    """The first and the second SIGTERM or SIGINT, as futures."""
+    """The first and the second SIGTERM or SIGINT, as futures; and SIGHUP, which is ignored until it means something."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.first: asyncio.Future[None] = self._loop.create_future()
         self.second: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._got)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    def on_hangup(self, do: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something at every SIGHUP from now on."""
+
+        def hung_up() -> None:
+            task = self._loop.create_task(do())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.add_signal_handler(signal.SIGHUP, hung_up)
 
     def _got(self) -> None:
         future = self.second if self.first.done() else self.first
@@ -302,5 +206,5 @@ class _Signals:
 
     def close(self) -> None:
         """Leave signals to whoever had them."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
