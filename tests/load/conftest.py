@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from aiohttp import web
 from numpy.typing import NDArray
 
 from poise.domain.service import Modality, Service, SLOClass, TensorSpec, Variant
@@ -20,6 +19,9 @@ from poise.load import Endpoint
 
 CLASSES = ("answers", "json", "refuses", "names", "hangs", "resets", "garbles", "breaks", "short")
 ITEMS = 50
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
 
 
 class Seen(msgspec.Struct):
@@ -43,30 +45,58 @@ class TinyServer:
         self.gate.set()
         self.ready_status = 200
 
-    async def ready(self, request: web.Request) -> web.Response:
-        return web.json_response({"error": "still loading"}, status=self.ready_status)
-
-    async def infer(self, request: web.Request) -> web.StreamResponse:
-        seen = _read(await request.read(), int(request.headers["Inference-Header-Content-Length"]))
-        seen.authorization = request.headers.get("Authorization")
+    async def answer(self, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
+        """Answer a request; None where the connection is to be broken off."""
+        if path == "/root/v2/models/tiny/ready":
+            return _json({"error": "still loading"}, self.ready_status)
+        if path != "/root/v2/models/tiny/infer":
+            return _json({"error": "no such route"}, 404)
+        seen = _read(body, int(headers["inference-header-content-length"]))
+        seen.authorization = headers.get("authorization")
         self.seen.append(seen)
         await self.gate.wait()
         match seen.slo_class:
             case "refuses":
-                return web.json_response({"error": "cannot be met"}, status=504)
+                return _json({"error": "cannot be met"}, 504)
             case "names":
-                body = {"error": "no way to the floor", "reason": "floor_unreachable"}
-                return web.json_response(body, status=400)
+                return _json({"error": "no way to the floor", "reason": "floor_unreachable"}, 400)
             case "hangs":
                 await asyncio.Event().wait()
             case "resets":
-                assert request.transport is not None
-                request.transport.abort()
+                return None
             case "garbles":
-                return web.Response(body=b"\x00nonsense")
+                return 200, {}, b"\x00nonsense"
             case "breaks":
-                return web.json_response({"error": "internal error"}, status=500)
+                return _json({"error": "internal error"}, 500)
         return _answer(seen, as_json=seen.slo_class == "json", drop=seen.slo_class == "short")
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of a connection, one after another, until the client closes it."""
+        while head := await _head(reader):
+            request, *lines = head.decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            answer = await self.answer(request.split()[1], headers, body)
+            if answer is None:
+                writer.transport.abort()
+                return
+            status, more, content = answer
+            more = {"Content-Length": str(len(content)), **more}
+            lines = [f"HTTP/1.1 {status} Status", *(f"{name}: {value}" for name, value in more.items())]
+            writer.write("\r\n".join((*lines, "\r\n")).encode("latin-1") + content)
+            await writer.drain()
+
+
+async def _head(reader: asyncio.StreamReader) -> bytes:
+    """The head of the next request; empty where there is none."""
+    try:
+        return (await reader.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return b""
+
+
+def _json(value: Any, status: int) -> Answer:
+    return status, {"Content-Type": "application/json"}, msgspec.json.encode(value)
 
 
 def _read(body: bytes, length: int) -> Seen:
@@ -81,7 +111,7 @@ def _read(body: bytes, length: int) -> Seen:
     return Seen(header, inputs, None)
 
 
-def _answer(seen: Seen, *, as_json: bool, drop: bool) -> web.Response:
+def _answer(seen: Seen, *, as_json: bool, drop: bool) -> Answer:
     items = len(next(iter(seen.inputs.values()))) - drop
     values = seen.inputs["first"][:items, 0].astype(int) if "first" in seen.inputs else np.zeros(items, int)
     logits = np.eye(10, dtype="<f4")[values % 10]
@@ -106,9 +136,9 @@ def _answer(seen: Seen, *, as_json: bool, drop: bool) -> web.Response:
         outputs.append(output)
     header = msgspec.json.encode({"model_name": "tiny", "parameters": parameters, "outputs": outputs})
     if as_json:
-        return web.Response(body=header, content_type="application/json")
+        return 200, {"Content-Type": "application/json"}, header
     body = header + b"".join(array.tobytes() for _, array in named)
-    return web.Response(body=body, headers={"Inference-Header-Content-Length": str(len(header))})
+    return 200, {"Inference-Header-Content-Length": str(len(header))}, body
 
 
 Serve = Callable[..., Any]
@@ -121,17 +151,31 @@ def serve() -> Serve:
     @asynccontextmanager
     async def run() -> AsyncIterator[tuple[TinyServer, Endpoint]]:
         tiny = TinyServer()
-        application = web.Application(client_max_size=2**26)
-        application.router.add_get("/root/v2/models/tiny/ready", tiny.ready)
-        application.router.add_post("/root/v2/models/tiny/infer", tiny.infer)
-        runner = web.AppRunner(application, shutdown_timeout=0.01, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        running: set[asyncio.Task[None]] = set()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            async def handled() -> None:
+                try:
+                    with suppress(ConnectionError):
+                        await tiny.handle(reader, writer)
+                finally:
+                    writer.transport.abort()
+                    with suppress(ConnectionError):
+                        await writer.wait_closed()
+
+            running.add(asyncio.create_task(handled()))
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
         try:
-            yield tiny, Endpoint(host="127.0.0.1", port=runner.addresses[0][1], tls=False, root="/root")
+            port = server.sockets[0].getsockname()[1]
+            yield tiny, Endpoint(host="127.0.0.1", port=port, tls=False, root="/root")
         finally:
-            await runner.cleanup()
+            server.close()
+            for task in running:
+                task.cancel()
+            ended = await asyncio.gather(*running, return_exceptions=True)
+            assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ended), ended
+            await server.wait_closed()
 
     return run
 

@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated, Any
+from urllib.parse import unquote
 
-import msgspec
 import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
 from poise.cli.console import out, print_json
-from poise.domain.datatypes import NUMPY_TYPE
-from poise.errors import ConfigError, RequestError
-
-if TYPE_CHECKING:
-    import aiohttp
+from poise.client import Answer, Client, NoAnswerError, ServerFailedError, ServiceMetadata
+from poise.errors import ConfigError
 
 Arrays = dict[str, NDArray[Any]]
 TOP = 3
-TIMEOUT_S = 60.0
-
-
-class _Tensor(msgspec.Struct, frozen=True):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    parameters: dict[str, Any] = {}
-
-
-class _Server(msgspec.Struct, frozen=True):
-    models: tuple[str, ...] = ()
-
-
-class _Model(msgspec.Struct, frozen=True):
-    name: str
-    inputs: tuple[_Tensor, ...]
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    outputs: tuple[_Tensor, ...]
-    parameters: dict[str, Any] = {}
-
-
-class _Error(msgspec.Struct, frozen=True):
-    error: str
+SERVICE = "/v2/models/"
+TOKEN = "POISE_TOKEN"
 
 
 def infer(
@@ -66,25 +38,38 @@ def infer(
     slo_class: Annotated[str | None, typer.Option("--class", help="The SLO class.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="A deadline shorter than the class's.")] = None,
     floor: Annotated[float | None, typer.Option(help="An accuracy floor.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"The server's token (default: that in {TOKEN}, if any).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Send one request and print the outputs, the modality sets used, variant, accuracy and times."""
     first, last = _range(item, items)
-    parameters: dict[str, Any] = {
-        name: value
-        for name, value in (
-            ("poise_class", slo_class),
-            ("poise_deadline_ms", deadline_ms),
-            ("poise_accuracy_floor", floor),
-        )
-        if value is not None
-    }
     arrays = {name: array[first:last] for name, array in _load(file).items()}
-    result = asyncio.run(_ask(url.rstrip("/"), arrays, modalities, parameters))
+    root, _, path = url.rstrip("/").partition(SERVICE)
+    try:
+        with Client(root, token=_token(token_file)) as client:
+            service = unquote(path) if path else _only_service(client, root)
+            chosen = _choose(client.metadata(service), arrays, modalities)
+            begin = time.perf_counter()
+            answer = client.infer(service, chosen, slo_class=slo_class, deadline_ms=deadline_ms, floor=floor)
+            total_s = time.perf_counter() - begin
+    except (NoAnswerError, ServerFailedError) as error:
+        raise ConfigError(error.message, expected="a running server") from None
     if as_json:
-        print_json({**result, "outputs": {name: array.tolist() for name, array in result["outputs"].items()}})
+        print_json(_described(answer, total_s))
     else:
-        _show(result, first)
+        _show(answer, first, total_s)
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(TOKEN)
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"cannot be read: {reason}", file=str(file), expected="a token") from None
 
 
 def _range(item: int | None, items: str | None) -> tuple[int, int | None]:
@@ -109,62 +94,23 @@ def _load(file: Path) -> Arrays:
         raise ConfigError(f"not an npz of plain arrays: {reason}", file=str(file)) from None
 
 
-async def _ask(
-    url: str, arrays: Arrays, modalities: str | None, parameters: dict[str, Any]
-) -> dict[str, Any]:
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            if "/v2/models/" not in urlsplit(url).path:
-                url = f"{url}/v2/models/{await _only_model(session, url)}"
-            model = msgspec.json.decode(await _get(session, url), type=_Model)
-            chosen = _choose(model, arrays, modalities)
-            header, body = _encode(model, chosen, parameters)
-            begin = time.perf_counter()
-            async with session.post(
-                f"{url}/infer", data=body, headers={"Inference-Header-Content-Length": str(header)}
-            ) as response:
-                data = await response.read()
-                total_s = time.perf_counter() - begin
-                if response.status != 200:
-                    raise RequestError(_refusal(response.status, data))
-                json_length = response.headers.get("Inference-Header-Content-Length")
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ConfigError(
-            f"no usable answer from {url}: {str(error) or type(error).__name__}", expected="a running server"
-        ) from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{url} does not speak the Open Inference Protocol: {error}") from None
-    return _decode(model.name, data, int(json_length) if json_length else len(data), total_s)
-
-
-async def _get(session: aiohttp.ClientSession, url: str) -> bytes:
-    async with session.get(url) as response:
-        data = await response.read()
-        if response.status != 200:
-            raise RequestError(_refusal(response.status, data))
-        return data
-
-
-async def _only_model(session: aiohttp.ClientSession, url: str) -> str:
-    models = msgspec.json.decode(await _get(session, f"{url}/v2"), type=_Server).models
+def _only_service(client: Client, root: str) -> str:
+    models = client.server().models
     if len(models) != 1:
         raise ConfigError(
-            f"{url} names {len(models)} services", expected=f"a URL such as {url}/v2/models/NAME"
+            f"{root} names {len(models)} services", expected=f"a URL such as {root}{SERVICE}NAME"
         )
     return models[0]
 
 
-def _choose(model: _Model, arrays: Arrays, modalities: str | None) -> Arrays:
+def _choose(service: ServiceMetadata, arrays: Arrays, modalities: str | None) -> Arrays:
     names = None if modalities is None else set(modalities.split("+"))
-    known = {str(tensor.parameters.get("modality", tensor.name)) for tensor in model.inputs}
+    known = {tensor.modality for tensor in service.inputs}
     if names is not None and not names <= known:
         raise ConfigError(f"got --modalities {modalities!r}", expected=f"some of {'+'.join(sorted(known))}")
     chosen = {}
-    for tensor in model.inputs:
-        if names is not None and str(tensor.parameters.get("modality", tensor.name)) not in names:
+    for tensor in service.inputs:
+        if names is not None and tensor.modality not in names:
             continue
         if tensor.name in arrays:
             chosen[tensor.name] = arrays[tensor.name]
@@ -175,81 +121,43 @@ def _choose(model: _Model, arrays: Arrays, modalities: str | None) -> Arrays:
     if not chosen or not all(len(array) for array in chosen.values()):
         raise ConfigError(
             "the file has nothing to send",
-            expected=f"arrays named {[t.name for t in model.inputs]}, and such items",
+            expected=f"arrays named {[tensor.name for tensor in service.inputs]}, and such items",
         )
     return chosen
 
 
-def _encode(model: _Model, arrays: Arrays, parameters: dict[str, Any]) -> tuple[int, bytes]:
-    inputs, binary = [], []
-    for tensor in model.inputs:
-        if tensor.name in arrays:
-            array = arrays[tensor.name]
-            if array.dtype != NUMPY_TYPE[tensor.datatype]:
-                raise ConfigError(f"array {tensor.name!r} has type {array.dtype}", expected=tensor.datatype)
-            binary.append(np.ascontiguousarray(array).tobytes())
-            inputs.append(
-                {
-                    "name": tensor.name,
-                    "datatype": tensor.datatype,
-                    "shape": array.shape,
-                    "parameters": {"binary_data_size": len(binary[-1])},
-                }
-            )
-    header = msgspec.json.encode({"parameters": {**parameters, "binary_data_output": True}, "inputs": inputs})
-    return len(header), b"".join((header, *binary))
-
-
-def _decode(service: str, data: bytes, json_length: int, total_s: float) -> dict[str, Any]:
-    answer = msgspec.json.decode(data[:json_length], type=_Answer)
-    outputs, offset = {}, json_length
-    for tensor in answer.outputs:
-        size = int(tensor.parameters["binary_data_size"])
-        flat = np.frombuffer(data[offset : offset + size], NUMPY_TYPE[tensor.datatype])
-        outputs[tensor.name] = flat.reshape(tensor.shape)
-        offset += size
-    given = answer.parameters
+def _described(answer: Answer, total_s: float) -> dict[str, Any]:
     return {
-        "service": service,
-        "items": len(next(iter(outputs.values()))),
-        "variant": given.get("poise_variant"),
-        "modalities": str(given.get("poise_modalities", "")).split(","),
-        "accuracy": given.get("poise_accuracy"),
-        "late": bool(given.get("poise_late", False)),
-        "below_floor": bool(given.get("poise_below_floor", False)),
-        "queue_s": given.get("poise_queue_us", 0) / 1e6,
-        "compute_s": given.get("poise_compute_us", 0) / 1e6,
+        "service": answer.service,
+        "items": answer.items,
+        "variant": answer.variant,
+        "modalities": list(answer.modalities),
+        "accuracy": answer.accuracy,
+        "late": answer.late,
+        "below_floor": answer.below_floor,
+        "queue_s": answer.queue_s,
+        "compute_s": answer.compute_s,
         "total_s": total_s,
-        "outputs": outputs,
+        "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
     }
 
 
-def _refusal(status: int, data: bytes) -> str:
-    try:
-        text = msgspec.json.decode(data, type=_Error).error
-    except msgspec.DecodeError:
-        text = "no reason given"
-    return f"the server answered {status}: {text}"
-
-
-def _show(result: dict[str, Any], first: int) -> None:
+def _show(answer: Answer, first: int, total_s: float) -> None:
     table = Table(box=None, header_style="bold")
-    for column in ("item", "modalities", *result["outputs"]):
+    for column in ("item", "modalities", *answer.outputs):
         table.add_column(column)
-    for i in range(result["items"]):
-        cells = [_cell(array[i]) for array in result["outputs"].values()]
-        table.add_row(str(first + i), result["modalities"][min(i, len(result["modalities"]) - 1)], *cells)
+    for i in range(answer.items):
+        cells = [_cell(array[i]) for array in answer.outputs.values()]
+        table.add_row(str(first + i), answer.modalities[i] if answer.modalities else "", *cells)
     out.print(table)
-    notes = "".join(
-        f", {word}" for key, word in (("late", "late"), ("below_floor", "below its floor")) if result[key]
-    )
-    out.print(
-        f"variant {result['variant']}, expected accuracy {result['accuracy']:.3f}{notes}; "
-        f"{result['total_s'] * 1e3:.2f} ms in all, {result['queue_s'] * 1e3:.2f} queued, "
-        f"{result['compute_s'] * 1e3:.2f} computed",
-        highlight=False,
-        soft_wrap=True,
-    )
+    words = [] if answer.accuracy is None else [f"expected accuracy {answer.accuracy:.3f}"]
+    words += ["late"] if answer.late else []
+    words += ["below its floor"] if answer.below_floor else []
+    words = [f"variant {answer.variant or 'unknown'}", *words]
+    times = [f"{total_s * 1e3:.2f} ms in all"]
+    for seconds, of in ((answer.queue_s, "queued"), (answer.compute_s, "computed")):
+        times += [] if seconds is None else [f"{seconds * 1e3:.2f} {of}"]
+    out.print(f"{', '.join(words)}; {', '.join(times)}", highlight=False, soft_wrap=True)
 
 
 def _cell(value: NDArray[Any]) -> str:

@@ -1,6 +1,6 @@
 """Floor 4: the open-loop load generator and its report."""
 
-from poise.load.connections import Endpoint, parse_url
+from poise.client.address import Endpoint, parse_url
 from poise.load.generator import LoadOptions, LoadRun, run_load, send_load
 from poise.load.health import GeneratorHealth
 from poise.load.plots import draw_timeline

@@ -12,12 +12,13 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import cast
-from urllib.parse import urlsplit
 
 import httptools
 import msgspec
 
-from poise.errors import ConfigError
+from poise.client.address import Endpoint, parse_url
+
+__all__ = ["ConnectionPool", "Endpoint", "Reply", "parse_url"]
 
 MAX_IDLE_S = 3.0
 """A connection idle for longer is not used again: servers close theirs after about 5 s."""
@@ -38,39 +39,6 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 OnReply = Callable[[Reply], None]
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """A server's root: where to connect, and what its paths start with."""
-
-    host: str
-    port: int
-    tls: bool
-    root: str
-
-    @property
-    def url(self) -> str:
-        """The root as a URL."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.root}"
-
-
-def parse_url(url: str) -> Endpoint:
-    """Return the endpoint of a URL; its path is the server's root.
-
-    Raises:
-        ConfigError: not an http or https URL with a host.
-    """
-    expected = "a URL such as http://localhost:8000"
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
-    except ValueError:
-        raise ConfigError(f"got URL {url!r}", expected=expected) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"got URL {url!r}", expected=expected)
-    tls = parts.scheme == "https"
-    return Endpoint(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
 
 class ConnectionPool:

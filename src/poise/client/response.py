@@ -1,0 +1,87 @@
+"""An HTTP response out of the bytes of a connection. No sockets here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httptools
+import msgspec
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A response. ``header_length``: the size of the JSON before binary tensors; None where there are none.
+
+    ``reusable``: the connection may carry another request.
+    """
+
+    status: int
+    body: bytes
+    header_length: int | None
+    reusable: bool
+
+
+class BrokenResponseError(Exception):
+    """What came is not HTTP, or was cut short."""
+
+
+class ResponseReader:
+    """Reads one response; a connection has one for each."""
+
+    def __init__(self) -> None:
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._chunks: list[bytes] = []
+        self._header_length: int | None = None
+        self._until_close = True
+        self._in_body = False
+        self._keep_alive = False
+        self._complete = False
+
+    def feed(self, data: bytes) -> Response | None:
+        """Take up bytes; return the response once it is whole.
+
+        Raises:
+            BrokenResponseError: not HTTP, or more than was asked for.
+        """
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise BrokenResponseError(str(error)) from None
+        return self._response(reusable=self._keep_alive) if self._complete else None
+
+    def end(self) -> Response:
+        """Take up that the connection has ended; return the response that ends with it.
+
+        Raises:
+            BrokenResponseError: it was not whole.
+        """
+        if not (self._in_body and self._until_close):
+            raise BrokenResponseError("the connection was closed")
+        return self._response(reusable=False)
+
+    def _response(self, *, reusable: bool) -> Response:
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        return Response(self._parser.get_status_code(), body, self._header_length, reusable)
+
+    # What httptools calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take up a header."""
+        lower = name.lower()
+        if lower == b"inference-header-content-length" and value.isdigit():
+            self._header_length = int(value)
+        elif lower in (b"content-length", b"transfer-encoding"):
+            self._until_close = False
+
+    def on_headers_complete(self) -> None:
+        """Take up the end of the head."""
+        self._in_body = self._parser.get_status_code() >= 200
+
+    def on_body(self, data: bytes) -> None:
+        """Take up a piece of the body."""
+        self._chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        """Take up the end of the response, or of one that only announces it (1xx)."""
+        if self._parser.get_status_code() >= 200:
+            self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()  # only known here
