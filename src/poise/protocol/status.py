@@ -49,6 +49,23 @@ HTTP_OF_REASON: dict[RefusalReason, int] = {
 }
 """Status of each refusal; 499 is never sent, since its client is gone."""
 
+GRPC_OF_HTTP: dict[int, str] = {
+    OK: "OK",
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    METHOD_NOT_ALLOWED: "UNIMPLEMENTED",
+    409: "FAILED_PRECONDITION",
+    413: "INVALID_ARGUMENT",  # not RESOURCE_EXHAUSTED: it will never be taken, however often it is sent
+    429: "RESOURCE_EXHAUSTED",
+    CLIENT_GONE: "CANCELLED",
+    INTERNAL: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""The same over gRPC, by its names."""
+
 OWN_WORDS: dict[RefusalReason, str] = {
     RefusalReason.MODEL_FAILED: "the model failed on this job",
     RefusalReason.WORKER_KILLER: "this job ended the process that answered it, twice: the job's own fault",
@@ -73,6 +90,11 @@ def status_of_refusal(reason: RefusalReason, *, own_terms: bool) -> int:
     if reason is RefusalReason.FLOOR_UNREACHABLE and own_terms:
         return HTTP_OF_ERROR[MalformedRequestError]
     return HTTP_OF_REASON[reason]
+
+
+def grpc_status(http_status: int) -> str:
+    """Return the name of the gRPC status that says the same as an HTTP status."""
+    return GRPC_OF_HTTP.get(http_status, "INTERNAL")
 
 
 def words_of_refusal(reason: RefusalReason, detail: str) -> str:

@@ -1,0 +1,162 @@
+"""The gRPC server: a port, and the calls of it, on the event loop that everything else runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+
+import grpc
+
+from poise.errors import ConfigError, DeadlineError, InternalError, MalformedRequestError, RequestError
+from poise.ingress.gate import Gates
+from poise.ingress.grpc_methods import CallError, GrpcMethods, Method
+from poise.ingress.guard import Guard, Identity
+from poise.ingress.limits import Limits
+from poise.ingress.repository import Repository
+from poise.protocol import status
+
+PING_INTERVAL_S = 10.0
+"""Clients may ask whether the server is there as often as this; more often is taken for abuse."""
+SERVICE = "inference.GRPCInferenceService"
+
+_REASON = "poise-reason"
+_CODES = {code.name: code for code in grpc.StatusCode}
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler = grpc.RpcMethodHandler[bytes, bytes]
+
+log = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """A running server. ``port`` is the one that it listens on."""
+
+    def __init__(self, server: grpc.aio.Server, port: int) -> None:
+        self.port = port
+        self._server = server
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and end those that are not answered after so many seconds."""
+        await self._server.stop(grace_s)
+
+
+async def start_grpc(
+    gates: Gates,
+    guard: Guard,
+    limits: Limits,
+    address: str,
+    credentials: grpc.ServerCredentials | None = None,
+    *,
+    extensions: Sequence[str] = (),
+    repository: Repository | None = None,
+) -> GrpcServer:
+    """Listen on an address, ``host:port``; port 0 takes a free one. Without credentials there is no TLS.
+
+    ``extensions``: what the metadata tells of; ``repository`` None: there is none.
+
+    Raises:
+        ConfigError: nobody can listen there.
+    """
+    methods = GrpcMethods(gates, limits, extensions, repository)
+    server = grpc.aio.server(
+        handlers=(_Door(methods, guard, limits),),
+        options=_options(limits),
+        maximum_concurrent_rpcs=limits.connections,
+    )
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        raise ConfigError(
+            f"cannot listen on {address} for gRPC", expected="an address of this machine and a free port"
+        ) from None
+    await server.start()
+    return GrpcServer(server, port)
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", limits.head_bytes),
+        ("grpc.absolute_max_metadata_size", limits.head_bytes),
+        ("grpc.max_concurrent_streams", limits.connections),
+        ("grpc.server_handshake_timeout_ms", round(limits.head_s * 1e3)),
+        ("grpc.max_connection_idle_ms", round(limits.idle_s * 1e3)),
+        # a client that is gone without a word is found out, and its jobs are taken off the queue
+        ("grpc.keepalive_time_ms", round(limits.idle_s * 1e3)),
+        ("grpc.keepalive_timeout_ms", round(limits.head_s * 1e3)),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(PING_INTERVAL_S * 1e3)),
+        ("grpc.http2.max_ping_strikes", 2),
+    ]
+
+
+class _Door(grpc.GenericRpcHandler):
+    """What every call of every method comes through, known or not: who asks is found out here, and nowhere else."""
+
+    def __init__(self, methods: GrpcMethods, guard: Guard, limits: Limits) -> None:
+        self._methods = {f"/{SERVICE}/{name}": method for name, method in methods.table().items()}
+        self._guard = guard
+        self._limits = limits
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """Return how a call is answered; None where there is no such method."""
+        given = dict(handler_call_details.invocation_metadata or ())
+        try:
+            identity = self._guard.identify(_text(given.get("authorization")))
+            self._guard.check_origin(_text(given.get("origin")))
+        except RequestError as error:
+            return _refusal(CallError.of(error))
+        method = self._methods.get(handler_call_details.method)
+        if method is None:
+            return None
+
+        async def behave(_: object, context: Context) -> bytes:
+            try:
+                return await (await self._taken_in(method, identity, context))
+            except CallError as error:
+                await _abort(context, error)
+            except RequestError as error:
+                await _abort(context, CallError.of(error))
+            except InternalError:
+                await _abort(context, CallError(status.INTERNAL, status.GENERIC))
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                log.exception("a call of %s failed", handler_call_details.method)
+                await _abort(context, CallError(status.INTERNAL, status.GENERIC))
+            raise AssertionError("a call goes on after its end")
+
+        # One message is all that comes, but so its bytes are ours alone, and gone before the job waits.
+        return grpc.stream_unary_rpc_method_handler(behave)
+
+    async def _taken_in(self, method: Method, identity: Identity, context: Context) -> Awaitable[bytes]:
+        try:
+            async with asyncio.timeout(self._limits.idle_s):
+                message = await context.read()
+        except TimeoutError:
+            raise DeadlineError("the message did not come in time") from None
+        if not isinstance(message, bytes):
+            raise MalformedRequestError("got a call without a message, expected one")
+        return await method(identity, message, context.time_remaining())
+
+
+def _refusal(error: CallError) -> Handler:
+    async def refuse(_: object, context: Context) -> None:
+        await _abort(context, error)
+
+    # whatever the client wanted to send, nothing of it is waited for
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _abort(context: Context, error: CallError) -> None:
+    trailing = () if error.reason is None else ((_REASON, error.reason.value),)
+    await context.abort(_CODES[status.grpc_status(error.status)], error.words, trailing)
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
