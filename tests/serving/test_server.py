@@ -139,7 +139,7 @@ ERRORS = [
     ("GET", "/v2/models/other", b"", 404, "no model 'other', expected tiny"),
     ("POST", "/v2/models/other/infer", b"{}", 404, "no model 'other', expected tiny"),
     ("GET", "/v2/models/tiny/versions/2", b"", 404, "no version '2', expected 1"),
-    ("GET", "/v2/models/tiny/stats", b"", 404, "no route"),
+    ("GET", "/v2/models/tiny/nothing", b"", 404, "no route"),
     ("POST", "/v2/repository/index", b"", 404, "no route"),
     ("GET", "/v2/models/tiny/infer", b"", 405, "got method 'GET', expected POST"),
     ("POST", "/v2/models/tiny", b"", 405, "got method 'POST', expected GET"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from typing import TypeAlias
 
 import grpc
 
@@ -23,8 +24,8 @@ SERVICE = "inference.GRPCInferenceService"
 _REASON = "poise-reason"
 _CODES = {code.name: code for code in grpc.StatusCode}
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
-Handler = grpc.RpcMethodHandler[bytes, bytes]
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 log = logging.getLogger(__name__)
 
