@@ -15,7 +15,7 @@ retry = for try in 1 2 3; do $(1) && break; \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint format bench train lock clean
+.PHONY: help demo test test-slow soak fuzz lint format bench train proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ test: $(VENV)/.run $(VENV)/.dev ## the tests, but for the slow ones
 
 test-slow: $(VENV)/.run $(VENV)/.dev ## the slow tests: real servers, long simulations
 	$(BIN)/pytest -m slow --timeout 600 $(ARGS)
+
+soak: $(VENV)/.run $(VENV)/.dev ## an hour of load and faults, and what was lost in it; ARGS='--seconds 180'
+	$(BIN)/python -m tests.faults.soak $(ARGS)
+
+fuzz: $(VENV)/.run $(VENV)/.dev ## a million damaged requests over HTTP and gRPC; ARGS='--requests 10000'
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.run $(VENV)/.dev ## ruff, mypy and the import contract
 	$(BIN)/ruff check $(CODE)
