@@ -43,6 +43,13 @@ def serve(
     *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            help="The port for gRPC, if not the one after --port; 0 takes a free one.", min=0, max=65535
+        ),
+    ] = None,
+    grpc: Annotated[bool, typer.Option(help="Whether to serve over gRPC too.")] = True,
     policy: Annotated[
         str | None, typer.Option(help="The scheduler's policy, instead of the service file's.")
     ] = None,
@@ -69,7 +76,7 @@ def serve(
         bool, typer.Option("--insecure", help="Listen on an address that other machines can reach.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="When ready, print one line of JSON: url, pid, service.")
+        bool, typer.Option("--json", help="When ready, print one line of JSON: url, grpc, pid, service.")
     ] = False,
 ) -> None:
     """Serve one service or more over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
@@ -82,6 +89,7 @@ def serve(
     settings = ServerSettings(
         host=host,
         port=port,
+        grpc_port=_grpc_port(port, grpc_port) if grpc else None,
         grace_s=grace_s,
         limits=Limits(body_bytes=round(max_body_mb * 2**20)),
         insecure=insecure,
@@ -98,13 +106,20 @@ def serve(
 
     def ready(listening: Listening) -> None:
         if as_json:
-            line = {"url": listening.url, "pid": os.getpid(), "service": names[0], "services": names}
+            line = {
+                "url": listening.url,
+                "grpc": listening.grpc,
+                "pid": os.getpid(),
+                "service": names[0],
+                "services": names,
+            }
             sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
             sys.stdout.flush()
         else:
-            out.print(
-                f"{' and '.join(names)} served at {listening.url} (Ctrl-C drains and stops)", highlight=False
+            where = (
+                listening.url if listening.grpc is None else f"{listening.url} and grpc://{listening.grpc}"
             )
+            out.print(f"{' and '.join(names)} served at {where} (Ctrl-C drains and stops)", highlight=False)
 
     status = run_server(configure, settings, ready)
     if status:
@@ -112,6 +127,11 @@ def serve(
     elif not as_json:
         err.print("stopped; every accepted job was answered", highlight=False)
     raise typer.Exit(status)
+
+
+def _grpc_port(port: int, given: int | None) -> int:
+    """Return the port for gRPC: the one after HTTP's unless it is given, and a free one where that is free too."""
+    return given if given is not None else port and port + 1
 
 
 def opened_services(paths: Sequence[Path]) -> list[Opened]:

@@ -10,10 +10,11 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 
 from poise.errors import ConfigError, ConflictError, NotReadyError
 from poise.ingress.guard import Guard
@@ -27,6 +28,9 @@ from poise.serving.deployments import Configure, Deployments
 from poise.serving.metrics import metrics_text
 from poise.telemetry.process import ProcessMetrics
 
+if TYPE_CHECKING:
+    from poise.ingress.grpc_server import GrpcServer
+
 BACKLOG = 2048
 TAKE_LIMIT_S = 5
 """How long clients may take to read their answers once all jobs have one and the server ends."""
@@ -37,10 +41,11 @@ log = logging.getLogger(__name__)
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is started. Units: ``grace_s`` in seconds."""
+    """How a server is started. Units: ``grace_s`` in seconds. ``grpc_port`` None: not over gRPC."""
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     grace_s: float = 30.0
     limits: Limits = Limits()
     insecure: bool = False
@@ -48,9 +53,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listening(msgspec.Struct, frozen=True):
-    """Where a server can be asked once it takes jobs."""
+    """Where a server can be asked once it takes jobs. ``grpc``: ``host:port``; None where it is not over gRPC."""
 
     url: str
+    grpc: str | None = None
 
 
 OnReady = Callable[[Listening], None]
@@ -107,7 +113,11 @@ def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
 def url_of(listener: socket.socket) -> str:
     """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_address(host, port)}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _serve(
@@ -115,6 +125,7 @@ async def _serve(
 ) -> int:
     deployments = Deployments(configure, settings.cells, settings.grace_s)
     http: HttpServer | None = None
+    grpc: GrpcServer | None = None
     signals = _Signals()
     try:
         await deployments.prepare()
@@ -130,9 +141,23 @@ async def _serve(
         http_metrics = HttpMetrics(http)
         await http.start(listener)
         listening = Listening(url_of(listener))
+        if settings.grpc_port is not None:
+            from poise.ingress.grpc_server import start_grpc
+
+            host = listener.getsockname()[0]
+            grpc = await start_grpc(
+                deployments.gates,
+                app.guard,
+                settings.limits,
+                _address(host, settings.grpc_port),
+                extensions=app.extensions,
+            )
+            listening = replace(listening, grpc=_address(host, grpc.port))
         return await _until_stopped(deployments, signals, settings, lambda: on_ready(listening))
     finally:
         await deployments.stop()
+        if grpc is not None:
+            await grpc.stop(TAKE_LIMIT_S)
         if http is not None:
             await http.stop(TAKE_LIMIT_S)
         signals.close()
