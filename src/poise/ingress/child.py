@@ -104,6 +104,13 @@ class ChildProcess(ABC):
         self._unsent.append(data)
         self._unsent_bytes += len(data)
 
+    def _send_with(self, data: bytes, fds: Sequence[int]) -> None:
+        """Send a packet with files. It never waits: for processes that answer before they get the next."""
+        try:
+            self.sent_bytes += socket.send_fds(self._control, [data], fds)
+        except OSError:
+            self._give_up()
+
     @abstractmethod
     def _packet(self, data: bytes) -> None:
         """Take up a packet; one that raises ``InternalError`` ends the process."""

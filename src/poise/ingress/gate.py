@@ -78,6 +78,9 @@ class Gate(Protocol):
     def admit(self, request: InferRequest) -> PendingJob | Refused:
         """Take a request in: when this returns, its tensors are copied."""
 
+    async def admit_in_slices(self, request: InferRequest) -> PendingJob | Refused:
+        """Take a request in as ``admit`` does, but let others have their turn while large tensors are copied."""
+
     def cancel(self, pending: PendingJob) -> None:
         """Give a job up whose client is gone; nothing happens to one that has its outcome."""
 

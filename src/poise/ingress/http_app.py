@@ -8,9 +8,10 @@ import numpy as np
 
 import poise
 from poise.errors import NotFoundError, NotReadyError, TooLargeError
+from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson
 from poise.ingress.gate import Gate, Gates
 from poise.ingress.guard import Guard, check_admin
-from poise.ingress.http_infer import infer
+from poise.ingress.http_infer import Inference
 from poise.ingress.limits import Limits
 from poise.ingress.routes import MODEL, Handler, HttpRequest, Reply, Route, Routes, error_reply, json_reply
 from poise.protocol import status
@@ -35,6 +36,7 @@ class HttpApp:
         self.limits = limits
         self.routes = Routes()
         self.extensions: list[str] = list(EXTENSIONS)
+        self._inference = Inference(gates, limits, LargeJson())
         self._infer: dict[bytes, dict[str, Route]] = {}
         add = self.routes.add
         add("GET", "/v2", self._server_metadata)
@@ -45,7 +47,7 @@ class HttpApp:
         add("GET", f"{MODEL}/stats", lambda request: _statistics((self.gate_of(request),)))
         add("GET", "/v2/models/stats", lambda _: _statistics(gates.values()))
         add("GET", f"{MODEL}/ready", lambda request: self._ready((self.gate_of(request),)))
-        add("POST", f"{MODEL}/infer", lambda request: infer(request, self.gate_of(request), limits))
+        add("POST", f"{MODEL}/infer", lambda request: self._inference.infer(request, self.gate_of(request)))
         if metrics is not None:
             add("GET", "/metrics", lambda _: Reply(status.OK, (metrics(),), (_TEXT,)))
         gates.watch(self._find_infer_routes)
@@ -85,7 +87,15 @@ class HttpApp:
 
     def room_for(self, request: HttpRequest, length: int) -> memoryview:
         """Return where the body of a request is to be received; nothing is written to it yet."""
+        if length > LARGE_JSON_BYTES and _is_json(request):
+            room = self._inference.large_json.room_for(length)
+            if room is not None:
+                return room
         return np.empty(length, np.uint8).data
+
+    async def stop(self) -> None:
+        """End what runs beside the event loop."""
+        await self._inference.large_json.stop()
 
     def gate_of(self, request: HttpRequest) -> Gate:
         """Return the gate that a request's path names.
@@ -109,7 +119,7 @@ class HttpApp:
             gate = self.gates.get(name)
             assert gate is not None
             for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{VERSION}/infer"):
-                route = Route(_infer_at(gate, self.limits), True, False, f"{MODEL}/infer")
+                route = Route(_infer_at(self._inference, gate), True, False, f"{MODEL}/infer")
                 self._infer[path.encode()] = {"POST": route}
 
     def _server_metadata(self, request: HttpRequest) -> Reply:
@@ -134,5 +144,11 @@ def _statistics(gates: Sequence[Gate]) -> Reply:
     return json_reply(Statistics(tuple(gate.statistics() for gate in gates)))
 
 
-def _infer_at(gate: Gate, limits: Limits) -> Handler:
-    return lambda request: infer(request, gate, limits)
+def _infer_at(inference: Inference, gate: Gate) -> Handler:
+    return lambda request: inference.infer(request, gate)
+
+
+def _is_json(request: HttpRequest) -> bool:
+    """Say whether a body will go to the JSON process as it comes."""
+    headers = request.headers
+    return b"inference-header-content-length" not in headers and b"content-encoding" not in headers

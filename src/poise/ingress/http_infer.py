@@ -6,28 +6,136 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from poise.errors import InternalError, MalformedRequestError
-from poise.ingress.gate import Gate, Outcome, PendingJob, Refused, outcome_of
+import msgspec
+
+from poise.domain.job import RefusalReason
+from poise.errors import InternalError, MalformedRequestError, RequestError
+from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson, is_large
+from poise.ingress.gate import Answered, Gate, Gates, Outcome, PendingJob, Refused, outcome_of
 from poise.ingress.guard import Identity, check_class
 from poise.ingress.limits import Limits
 from poise.ingress.routes import BINARY, JSON, Bytes, HttpRequest, Later, Reply, error_reply
 from poise.protocol import status
 from poise.protocol.answers import NotFiniteError, encode_answer
-from poise.protocol.codec import ReplyTerms, decode_infer, shown
+from poise.protocol.codec import InferRequest, ReplyTerms, decode_infer, shown
 from poise.protocol.compression import Encoding, accepted_encoding, deflate, encoding_of, inflate
+from poise.protocol.wire import ServiceWire
 
 COMPRESSED_AT_LEAST_BYTES = 1024
 """Replies below go out as they are, whatever the client accepts."""
 INLINE_BYTES = 64 * 2**10
-"""What is larger is inflated and compressed in a thread, so that others need not wait for it."""
+"""What is larger is compressed in a thread, so that others need not wait for it."""
+LARGE_BODY_BYTES = 2**20
+"""The tensors of larger bodies are copied into the arena a slice at a time."""
+SHORTEST_S = 1e-6
+"""What a job has left to its deadline where decoding it took longer."""
+
+
+class Inference:
+    """Answers inference requests. Large JSON is decoded and encoded by ``large_json``."""
+
+    def __init__(self, gates: Gates, limits: Limits, large_json: LargeJson) -> None:
+        self._gates = gates
+        self._limits = limits
+        self.large_json = large_json
+
+    def infer(self, request: HttpRequest, gate: Gate) -> Reply | Later | Coroutine[Any, Any, Reply]:
+        """Answer an inference request.
+
+        Raises:
+            RequestError: it cannot be taken in as it is.
+        """
+        headers = request.headers
+        given = headers.get(b"inference-header-content-length")
+        header_length = None if given is None else _number(given, "Inference-Header-Content-Length")
+        encoding = encoding_of(headers.get(b"content-encoding"))
+        accepted = accepted_encoding(headers.get(b"accept-encoding"))
+        body = request.body
+        json_length = len(body) if header_length is None else header_length
+        if encoding is not None or json_length > LARGE_JSON_BYTES or len(body) > LARGE_BODY_BYTES:
+            owned = body if request.owned else bytes(body)
+            return self._infer_slowly(request.identity, encoding, owned, header_length, gate, accepted)
+        pending, terms = _admit(request.identity, body, header_length, gate, self._limits)
+        if isinstance(pending, Refused):
+            return reply_of(gate, pending, terms)
+        if pending.outcome is not None:
+            return reply_of(gate, pending.outcome, terms)
+        return LaterAnswer(self, gate, pending, terms, accepted)
+
+    async def reply_slowly(self, gate: Gate, outcome: Outcome | InternalError, terms: ReplyTerms) -> Reply:
+        """Return the reply of an outcome; large JSON in it is encoded elsewhere."""
+        if not isinstance(outcome, Answered) or not is_large(terms, outcome.outputs):
+            return reply_of(gate, outcome, terms)
+        try:
+            body = await self.large_json.encode(terms, outcome, gate)
+        except NotFiniteError as error:
+            return error_reply(status.HTTP_OF_REASON[error.reason], str(error))
+        except RequestError as error:
+            return error_reply(status.status_of_error(error), error.message)
+        except InternalError:
+            return error_reply(status.INTERNAL, status.GENERIC)
+        return _answer_reply(body, len(body[0]) if len(body) > 1 else None)
+
+    async def _infer_slowly(
+        self,
+        identity: Identity,
+        encoding: Encoding | None,
+        body: Bytes,
+        header_length: int | None,
+        gate: Gate,
+        accepted: Encoding | None,
+    ) -> Reply:
+        """Answer a request that would keep the event loop for too long, if it were taken in at once."""
+        begin_s = asyncio.get_running_loop().time()
+        if encoding is not None:
+            body = await asyncio.to_thread(inflate, encoding, body, self._limits.body_bytes)
+        gate, pending, terms = await self._admit_slowly(identity, body, header_length, gate, begin_s)
+        body = b""  # a job that waits holds nothing of it any more
+        outcome = pending if isinstance(pending, Refused) else await outcome_of(gate, pending)
+        reply = await self.reply_slowly(gate, outcome, terms)
+        return reply if accepted is None else await compressed(reply, accepted)
+
+    async def _admit_slowly(
+        self, identity: Identity, body: Bytes, header_length: int | None, gate: Gate, begin_s: float
+    ) -> tuple[Gate, PendingJob | Refused, ReplyTerms]:
+        """Take a job in, at the gate that is there when it is decoded: there may be another by then.
+
+        The time that all this takes is the job's own.
+        """
+        wire = gate.wire
+        json_length = len(body) if header_length is None else header_length
+        while True:
+            if json_length > LARGE_JSON_BYTES:
+                request = await self.large_json.decode(body, header_length, wire, self._limits)
+            else:
+                request = decode(body, header_length, wire, self._limits)
+            check_class(identity, request.slo_class)
+            gate = self._gates.get(wire.name) or gate
+            if gate.wire != wire:
+                wire = gate.wire
+                continue
+            taken_s = asyncio.get_running_loop().time() - begin_s
+            left_s = max(request.deadline_s - taken_s, SHORTEST_S)
+            pending = await gate.admit_in_slices(msgspec.structs.replace(request, deadline_s=left_s))
+            drained = isinstance(pending, Refused) and pending.reason is RefusalReason.DRAINING
+            if not drained or (self._gates.get(wire.name) or gate) is gate:
+                return gate, pending, request.reply
 
 
 class LaterAnswer:
     """The reply of a job that waits."""
 
-    __slots__ = ("_accepted", "_gate", "_pending", "_terms", "when_ready")
+    __slots__ = ("_accepted", "_gate", "_inference", "_pending", "_terms", "when_ready")
 
-    def __init__(self, gate: Gate, pending: PendingJob, terms: ReplyTerms, accepted: Encoding | None) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        gate: Gate,
+        pending: PendingJob,
+        terms: ReplyTerms,
+        accepted: Encoding | None,
+    ) -> None:
+        self._inference = inference
         self._gate = gate
         self._pending = pending
         self._terms = terms
@@ -44,12 +152,21 @@ class LaterAnswer:
     def _settled(self, pending: PendingJob) -> None:
         outcome = pending.outcome
         assert outcome is not None
-        reply = _reply(self._gate, outcome, self._terms)
+        if isinstance(outcome, Answered) and is_large(self._terms, outcome.outputs):
+            self._send_later(self._reply_slowly(outcome))
+            return
+        reply = reply_of(self._gate, outcome, self._terms)
         if self._accepted is not None and _worth_a_thread(reply):
-            compressing = asyncio.ensure_future(_compressed(reply, self._accepted))
-            compressing.add_done_callback(lambda done: self._send(done.result()))
+            self._send_later(compressed(reply, self._accepted))
         else:
             self._send(_compressed_at_once(reply, self._accepted))
+
+    async def _reply_slowly(self, outcome: Outcome) -> Reply:
+        reply = await self._inference.reply_slowly(self._gate, outcome, self._terms)
+        return reply if self._accepted is None else await compressed(reply, self._accepted)
+
+    def _send_later(self, coming: Coroutine[Any, Any, Reply]) -> None:
+        asyncio.ensure_future(coming).add_done_callback(lambda done: self._send(done.result()))
 
     def _send(self, reply: Reply) -> None:
         when_ready, self.when_ready = self.when_ready, None
@@ -57,54 +174,26 @@ class LaterAnswer:
             when_ready(reply)
 
 
-def infer(request: HttpRequest, gate: Gate, limits: Limits) -> Reply | Later | Coroutine[Any, Any, Reply]:
-    """Answer an inference request.
+def decode(body: Bytes, header_length: int | None, wire: ServiceWire, limits: Limits) -> InferRequest:
+    """Return the request in a body, within limits.
 
     Raises:
         RequestError: it cannot be taken in as it is.
     """
-    headers = request.headers
-    given = headers.get(b"inference-header-content-length")
-    header_length = None if given is None else _number(given, "Inference-Header-Content-Length")
-    encoding = encoding_of(headers.get(b"content-encoding"))
-    accepted = accepted_encoding(headers.get(b"accept-encoding"))
-    if encoding is not None:
-        body = request.body if request.owned else bytes(request.body)
-        return _infer_inflated(request.identity, encoding, body, header_length, gate, limits, accepted)
-    pending, terms = _admit(request.identity, request.body, header_length, gate)
-    if isinstance(pending, Refused):
-        return _reply(gate, pending, terms)
-    if pending.outcome is not None:
-        return _reply(gate, pending.outcome, terms)
-    return LaterAnswer(gate, pending, terms, accepted)
-
-
-async def _infer_inflated(
-    identity: Identity,
-    encoding: Encoding,
-    body: Bytes,
-    header_length: int | None,
-    gate: Gate,
-    limits: Limits,
-    accepted: Encoding | None,
-) -> Reply:
-    content = await asyncio.to_thread(inflate, encoding, body, limits.body_bytes)
-    pending, terms = _admit(identity, content, header_length, gate)
-    outcome = pending if isinstance(pending, Refused) else await outcome_of(gate, pending)
-    reply = _reply(gate, outcome, terms)
-    return reply if accepted is None else await _compressed(reply, accepted)
+    return decode_infer(body, header_length, wire, json_depth=limits.json_depth, most_tensors=limits.tensors)
 
 
 def _admit(
-    identity: Identity, body: Bytes, header_length: int | None, gate: Gate
+    identity: Identity, body: Bytes, header_length: int | None, gate: Gate, limits: Limits
 ) -> tuple[PendingJob | Refused, ReplyTerms]:
     """Take a job in. A function of its own, so that a waiting job holds nothing of its body any more."""
-    request = decode_infer(body, header_length, gate.wire)
+    request = decode(body, header_length, gate.wire, limits)
     check_class(identity, request.slo_class)
     return gate.admit(request), request.reply
 
 
-def _reply(gate: Gate, outcome: Outcome | InternalError, terms: ReplyTerms) -> Reply:
+def reply_of(gate: Gate, outcome: Outcome | InternalError, terms: ReplyTerms) -> Reply:
+    """Return the reply of an outcome."""
     if isinstance(outcome, InternalError):
         return error_reply(status.INTERNAL, status.GENERIC)
     if isinstance(outcome, Refused):
@@ -114,6 +203,10 @@ def _reply(gate: Gate, outcome: Outcome | InternalError, terms: ReplyTerms) -> R
         body, json_length = encode_answer(terms, outcome.answer, outcome.outputs, gate.wire, gate.label)
     except NotFiniteError as error:
         return error_reply(status.HTTP_OF_REASON[error.reason], str(error))
+    return _answer_reply(body, json_length)
+
+
+def _answer_reply(body: tuple[Bytes, ...], json_length: int | None) -> Reply:
     if json_length is None:
         return Reply(status.OK, body, (JSON,))
     length = (b"inference-header-content-length", b"%d" % json_length)
@@ -124,7 +217,8 @@ def _worth_a_thread(reply: Reply) -> bool:
     return sum(map(len, reply.body)) > INLINE_BYTES
 
 
-async def _compressed(reply: Reply, accepted: Encoding) -> Reply:
+async def compressed(reply: Reply, accepted: Encoding) -> Reply:
+    """Return a reply compressed, if that is worth it, in a thread."""
     return await asyncio.to_thread(_compressed_at_once, reply, accepted)
 
 

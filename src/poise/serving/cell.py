@@ -12,7 +12,7 @@ import time
 
 from poise.adapting.events import Observed
 from poise.domain.allocation import Workers
-from poise.domain.job import Job, RefusalReason
+from poise.domain.job import RefusalReason
 from poise.domain.profile import Profile
 from poise.errors import InternalError
 from poise.files import FrontierCache, ServiceFolder
@@ -41,7 +41,7 @@ from poise.serving.alarm import Alarm
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
 from poise.serving.batches import Dispatched, DispatchedBatches, batches_first
 from poise.serving.cell_state import CellState
-from poise.serving.intake import copy_in, rung_of
+from poise.serving.intake import copy_all_in, job_of, slowly_copy_all_in
 from poise.serving.keeper import Keeper, StaticKeeper
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellMetrics
@@ -177,37 +177,37 @@ class Cell:
 
     def admit(self, request: InferRequest) -> PendingJob | Refused:
         """Put a request's tensors into rows and tell the scheduler; its outcome may already be there."""
+        if isinstance(first := self._rows_for(request), Refused):
+            return first
+        copy_all_in(self._arena.inputs, self._rows, first, request)
+        return self._enter(request, first)
+
+    async def admit_in_slices(self, request: InferRequest) -> PendingJob | Refused:
+        """Do as ``admit`` does; others have their turn while large tensors are copied."""
+        if isinstance(first := self._rows_for(request), Refused):
+            return first
+        await slowly_copy_all_in(self._arena.inputs, self._rows, first, request)
+        if not (self.draining or self._stopped):
+            return self._enter(request, first)
+        self._rows.give_back(first, request.items)
+        return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
+
+    def _rows_for(self, request: InferRequest) -> int | Refused:
         self.monitor.arrived(request.slo_class, request.items)
         self.metrics.arrived(request.slo_class, request.items)
         if self.draining:
             return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
         if not self.started:
             return self.refused(request.slo_class, RefusalReason.NO_WORKER, "the server is still loading")
-        first = self._rows.take(request.items)
-        if first is None:
-            return self.refused(request.slo_class, RefusalReason.QUEUE_FULL, "too many items wait")
-        try:
-            for tensor in request.tensors:
-                copy_in(self._arena.inputs[tensor.wire.name], first, tensor)
-        except BaseException:
-            self._rows.give_back(first, request.items)
-            raise
+        if (first := self._rows.take(request.items)) is not None:
+            return first
+        return self.refused(request.slo_class, RefusalReason.QUEUE_FULL, "too many items wait")
+
+    def _enter(self, request: InferRequest, first: int) -> PendingJob:
         self._next_job += 1
-        now_s = time.monotonic()
-        job = Job(
-            id=self._next_job,
-            slo_class=request.slo_class,
-            items=request.items,
-            arrival_s=now_s,
-            deadline_s=now_s + request.deadline_s,
-            accuracy_floor=request.accuracy_floor,
-            available=request.available,
-            priority=request.priority,
-            bucket=rung_of(request.tensors) if self._padded else 0,
-        )
-        pending = PendingJob(job, first)
-        self._jobs[job.id] = pending
-        self._happened(JobArrived(now_s, job))
+        job = job_of(request, self._next_job, time.monotonic(), padded=self._padded)
+        pending = self._jobs[job.id] = PendingJob(job, first)
+        self._happened(JobArrived(job.arrival_s, job))
         return pending
 
     def refused(self, slo_class: str, reason: RefusalReason, detail: str) -> Refused:

@@ -1,12 +1,17 @@
-"""From the tensors of a request to the rows of the arena."""
+"""From a request to a job, and from its tensors to the rows of the arena."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from poise.protocol.codec import InferTensor
+import numpy as np
+
+from poise.domain.job import Job
+from poise.ingress.slices import SLICE_BYTES, copy_in_slices
+from poise.protocol.codec import InferRequest, InferTensor
 from poise.protocol.wire import Array
+from poise.serving.arena import RowAllocator
 
 
 def rung_of(tensors: Sequence[InferTensor]) -> int:
@@ -21,6 +26,43 @@ def rung_of(tensors: Sequence[InferTensor]) -> int:
     )
 
 
+def job_of(request: InferRequest, number: int, now_s: float, *, padded: bool) -> Job:
+    """Return the job of a request that arrives now. ``padded``: some inputs have a free axis."""
+    return Job(
+        id=number,
+        slo_class=request.slo_class,
+        items=request.items,
+        arrival_s=now_s,
+        deadline_s=now_s + request.deadline_s,
+        accuracy_floor=request.accuracy_floor,
+        available=request.available,
+        priority=request.priority,
+        bucket=rung_of(request.tensors) if padded else 0,
+    )
+
+
+def copy_all_in(inputs: Mapping[str, Array], rows: RowAllocator, first: int, request: InferRequest) -> None:
+    """Copy all tensors of a request into the rows taken for it; these are free again where that fails."""
+    try:
+        for tensor in request.tensors:
+            copy_in(inputs[tensor.wire.name], first, tensor)
+    except BaseException:
+        rows.give_back(first, request.items)
+        raise
+
+
+async def slowly_copy_all_in(
+    inputs: Mapping[str, Array], rows: RowAllocator, first: int, request: InferRequest
+) -> None:
+    """Do as ``copy_all_in`` does, a slice in each turn of the event loop. Who cancels this frees the rows."""
+    try:
+        for tensor in request.tensors:
+            await slowly_copy_in(inputs[tensor.wire.name], first, tensor)
+    except BaseException:
+        rows.give_back(first, request.items)
+        raise
+
+
 def copy_in(slot: Array, first: int, tensor: InferTensor) -> None:
     """Copy a tensor into its rows; what a shorter free axis leaves over is zeros, as padding is."""
     rows = slot[first : first + len(tensor.array)]
@@ -32,3 +74,20 @@ def copy_in(slot: Array, first: int, tensor: InferTensor) -> None:
     before = (slice(None),) * (free + 1)
     rows[(*before, slice(length))] = tensor.array
     rows[(*before, slice(length, None))] = 0
+
+
+async def slowly_copy_in(slot: Array, first: int, tensor: InferTensor) -> None:
+    """Copy a tensor into its rows as ``copy_in`` does, a slice in each turn of the event loop."""
+    rows = slot[first : first + len(tensor.array)]
+    if rows.nbytes <= SLICE_BYTES:
+        copy_in(slot, first, tensor)
+        return
+    free = tensor.wire.free
+    if free is None:
+        await copy_in_slices(rows, tensor.array)
+        return
+    length = tensor.array.shape[free + 1]
+    before = (slice(None),) * (free + 1)
+    await copy_in_slices(rows[(*before, slice(length))], tensor.array)
+    rest = rows[(*before, slice(length, None))]
+    await copy_in_slices(rest, np.broadcast_to(np.zeros((), rest.dtype), rest.shape))

@@ -160,6 +160,7 @@ async def _serve(
             await grpc.stop(TAKE_LIMIT_S)
         if http is not None:
             await http.stop(TAKE_LIMIT_S)
+            await http.app.stop()
         signals.close()
 
 
