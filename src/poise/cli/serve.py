@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ from poise.errors import ConfigError
 from poise.files import open_service
 from poise.files.history import history_path
 from poise.forecasting.base import RateHistory
+from poise.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from poise.serving.adaptation import AdapterCore
@@ -36,20 +36,30 @@ MALLOC = {
 _PROGRAMS = ("poise", "main.py", "__main__.py")
 
 
+SECURITY = "Who may ask"
+FILES = "Files and memory"
+LOG = "Log and traces"
+
+
 def serve(
     services: Annotated[
         list[Path], typer.Argument(help="A service's folder, or its file; several share one budget.")
     ],
     *,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    config: Annotated[Path | None, typer.Option(help="The server file; flags beat what it says.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port: 8000; 0 takes a free one.", min=0, max=65535)
+    ] = None,
     grpc_port: Annotated[
         int | None,
         typer.Option(
             help="The port for gRPC, if not the one after --port; 0 takes a free one.", min=0, max=65535
         ),
     ] = None,
-    grpc: Annotated[bool, typer.Option(help="Whether to serve over gRPC too.")] = True,
+    grpc: Annotated[
+        bool | None, typer.Option("--grpc/--no-grpc", help="Whether to serve over gRPC too: yes.")
+    ] = None,
     policy: Annotated[
         str | None, typer.Option(help="The scheduler's policy, instead of the service file's.")
     ] = None,
@@ -59,69 +69,118 @@ def serve(
     cores: Annotated[
         int | None, typer.Option(help="The budget's cores, instead of the first service file's.", min=1)
     ] = None,
-    history: Annotated[
-        Path | None, typer.Option(help="Keep the adapter's history here, not beside the service file.")
-    ] = None,
-    record: Annotated[Path | None, typer.Option(help="Write the scheduler's log to this file.")] = None,
     grace_s: Annotated[
-        float, typer.Option(help="Seconds that accepted jobs have to be answered after SIGTERM.", min=0)
-    ] = 30.0,
+        float | None,
+        typer.Option(help="Seconds that accepted jobs have to be answered after SIGTERM: 30.", min=0),
+    ] = None,
     max_body_mb: Annotated[
-        float, typer.Option(help="The largest request body, in MB.", min=0.001, max=1e5)
-    ] = 64.0,
-    arena_mb: Annotated[
-        float, typer.Option(help="Shared memory for the tensors of waiting jobs, in MB.", min=0.001, max=1e6)
-    ] = 512.0,
+        float | None, typer.Option(help="The largest request body, in MB: 64.", min=0.001, max=1e5)
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Ask clients for a token: one a line, or NAME: TOKEN.", rich_help_panel=SECURITY),
+    ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen on an address that other machines can reach.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--insecure",
+            help="Let in whoever reaches an address that other machines can reach, without tokens.",
+            rich_help_panel=SECURITY,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The certificate, in PEM: TLS.", rich_help_panel=SECURITY)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's key.", rich_help_panel=SECURITY)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Clients must show a certificate signed by one here.", rich_help_panel=SECURITY),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page's origin whose scripts may ask too.", rich_help_panel=SECURITY),
+    ] = None,
+    repository: Annotated[
+        bool | None,
+        typer.Option("--repository", help="Let clients load and unload services.", rich_help_panel=SECURITY),
+    ] = None,
+    feedback: Annotated[
+        bool | None,
+        typer.Option("--feedback", help="Let clients send true labels.", rich_help_panel=SECURITY),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the adapter's history here, not beside the service file.", rich_help_panel=FILES
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep here what lets a service start sooner, not beside its profile.", rich_help_panel=FILES
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write the scheduler's log to this file.", rich_help_panel=FILES)
+    ] = None,
+    arena_mb: Annotated[
+        float | None,
+        typer.Option(
+            help="Shared memory for the tensors of waiting jobs, in MB: 512.",
+            min=0.001,
+            max=1e6,
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="When ready, print one line of JSON: url, grpc, pid, service.")
     ] = False,
 ) -> None:
     """Serve one service or more over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
     _with_malloc_settings()
-    from poise.ingress.limits import Limits
+    from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
     from poise.serving.deployment import CellSettings, Configuration
-    from poise.serving.server import ServerSettings, run_server
+    from poise.serving.server import run_server
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    settings = ServerSettings(
+    flags = Flags(
+        config=config,
         host=host,
         port=port,
-        grpc_port=_grpc_port(port, grpc_port) if grpc else None,
-        grace_s=grace_s,
-        limits=Limits(body_bytes=round(max_body_mb * 2**20)),
+        grpc_port=grpc_port,
+        grpc=grpc,
+        token_file=token_file,
         insecure=insecure,
-        cells=CellSettings(policy=policy, record=record, arena_bytes=round(arena_mb * 2**20)),
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        origins=None if origin is None else tuple(origin),
+        cache=cache,
+        history=history,
+        grace_s=grace_s,
+        max_body_mb=max_body_mb,
+        arena_mb=arena_mb,
+        repository=repository,
+        feedback=feedback,
     )
+    file = server_file_of(flags)
+    configure_logging(file.telemetry.log_level, as_json=file.telemetry.log_json)
+    settings = settings_of(file, CellSettings(policy=policy, record=record))
     names: list[str] = []
 
     def configure(closed: Collection[str]) -> Configuration:
         opened = tuple(opened_services(services))
         names[:] = [each.name for each in opened]
-        return Configuration(
-            opened, adapting_of(opened, adapter, cores, history, closed=closed), frozenset(closed)
-        )
+        adapting = adapting_of(opened, adapter, cores, file.history, closed=closed, cache=file.cache)
+        return Configuration(opened, adapting, frozenset(closed))
 
-    def ready(listening: Listening) -> None:
-        if as_json:
-            line = {
-                "url": listening.url,
-                "grpc": listening.grpc,
-                "pid": os.getpid(),
-                "service": names[0],
-                "services": names,
-            }
-            sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
-            sys.stdout.flush()
-        else:
-            where = (
-                listening.url if listening.grpc is None else f"{listening.url} and grpc://{listening.grpc}"
-            )
-            out.print(f"{' and '.join(names)} served at {where} (Ctrl-C drains and stops)", highlight=False)
-
-    status = run_server(configure, settings, ready)
+    status = run_server(
+        configure,
+        settings,
+        lambda listening: _tell(listening, names, as_json=as_json),
+        lambda: tokens_of(server_file_of(flags), token_file),
+    )
     if status:
         error_line("stopped before every accepted job was answered")
     elif not as_json:
@@ -129,9 +188,21 @@ def serve(
     raise typer.Exit(status)
 
 
-def _grpc_port(port: int, given: int | None) -> int:
-    """Return the port for gRPC: the one after HTTP's unless it is given, and a free one where that is free too."""
-    return given if given is not None else port and port + 1
+def _tell(listening: Listening, names: Sequence[str], *, as_json: bool) -> None:
+    """Say that the server takes jobs, and where."""
+    if as_json:
+        line = {
+            "url": listening.url,
+            "grpc": listening.grpc,
+            "pid": os.getpid(),
+            "service": names[0],
+            "services": names,
+        }
+        sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+        sys.stdout.flush()
+        return
+    where = listening.url if listening.grpc is None else f"{listening.url} and grpc://{listening.grpc}"
+    out.print(f"{' and '.join(names)} served at {where} (Ctrl-C drains and stops)", highlight=False)
 
 
 def opened_services(paths: Sequence[Path]) -> list[Opened]:

@@ -50,6 +50,10 @@ class Guard:
         self._tokens = None if tokens is None else tuple(tokens)
         self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
 
+    def replace(self, tokens: Sequence[Token] | None) -> None:
+        """Have other tokens in the place of all, from the next request on."""
+        self._tokens = None if tokens is None else tuple(tokens)
+
     @property
     def open(self) -> bool:
         """Whether nobody needs a token."""

@@ -41,6 +41,9 @@ LINGER_S = 1.0
 Configure = Callable[[Collection[str]], Configuration]
 """Reads all files anew; the services of these names are read and checked, and not to be served."""
 
+Renew = Callable[[], Callable[[], None]]
+"""Reads what else a reload takes up, in a thread; what it returns puts that into use, on the event loop."""
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -53,11 +56,14 @@ class Deployments:
     deployment before the present one is gone, for there are never more than two.
     """
 
-    def __init__(self, configure: Configure, settings: CellSettings, grace_s: float) -> None:
+    def __init__(
+        self, configure: Configure, settings: CellSettings, grace_s: float, renew: Renew | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.gates = Gates({})
         self.broken: asyncio.Future[BaseException] = loop.create_future()
         self._configure = configure
+        self._renew = renew
         self._settings = settings
         self._grace_s = grace_s
         self._chronicles = Chronicles()
@@ -187,7 +193,10 @@ class Deployments:
     async def _reload(self) -> Reloaded:
         began_s = time.monotonic()
         before = self._configuration.services
+        renew = await asyncio.to_thread(self._renew) if self._renew is not None else None
         await self._replace(None, [*self._closed])
+        if renew is not None:
+            renew()
         changes = changed_services(before, self._configuration.services)
         log.info("reloaded; changed: %s", _words(changes) or "nothing")
         return Reloaded(changes, time.monotonic() - began_s)

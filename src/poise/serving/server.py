@@ -17,15 +17,17 @@ import uvloop
 from msgspec.structs import replace
 
 from poise.errors import ConfigError, ConflictError, NotReadyError
-from poise.ingress.guard import Guard
+from poise.ingress.guard import Guard, Token
 from poise.ingress.http_app import HttpApp
 from poise.ingress.http_metrics import HttpMetrics
 from poise.ingress.http_server import HttpServer
 from poise.ingress.limits import Limits
-from poise.ingress.repository import add_reload_route
+from poise.ingress.repository import add_reload_route, add_repository_routes
+from poise.ingress.tls import Tls
 from poise.serving.deployment import CellSettings
 from poise.serving.deployments import Configure, Deployments
 from poise.serving.metrics import metrics_text
+from poise.serving.server_file import TlsFiles
 from poise.telemetry.process import ProcessMetrics
 
 if TYPE_CHECKING:
@@ -41,14 +43,23 @@ log = logging.getLogger(__name__)
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is started. Units: ``grace_s`` in seconds. ``grpc_port`` None: not over gRPC."""
+    """How a server is started. Units: ``grace_s`` in seconds. ``grpc_port`` None: not over gRPC.
+
+    ``insecure``: other machines may ask without a token. ``origins`` are web pages whose scripts may ask.
+    ``repository``: clients may load and unload services; ``feedback``: they may send labels.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_host: str = "127.0.0.1"
     grpc_port: int | None = None
     grace_s: float = 30.0
     limits: Limits = Limits()
     insecure: bool = False
+    origins: tuple[str, ...] = ()
+    tls: TlsFiles | None = None
+    repository: bool = False
+    feedback: bool = False
     cells: CellSettings = CellSettings()
 
 
@@ -62,10 +73,21 @@ class Listening(msgspec.Struct, frozen=True):
 OnReady = Callable[[Listening], None]
 
 
-def run_server(configure: Configure, settings: ServerSettings, on_ready: OnReady) -> int:
+ReadTokens = Callable[[], tuple[Token, ...] | None]
+"""Reads the tokens that let clients in; None: nobody needs one."""
+
+
+def no_tokens() -> None:
+    """Ask nobody for a token."""
+
+
+def run_server(
+    configure: Configure, settings: ServerSettings, on_ready: OnReady, read_tokens: ReadTokens = no_tokens
+) -> int:
     """Serve until told to stop; return the exit status. ``on_ready`` is told once, when jobs are taken.
 
-    ``configure`` reads what is to be served, now and at every reload; it is called in a thread.
+    ``configure`` reads what is to be served, and ``read_tokens`` who may ask, now and at every reload; both are called
+    in a thread.
 
     Status 0: everything accepted was answered. 1: some jobs were given up, or an invariant broke.
 
@@ -73,16 +95,26 @@ def run_server(configure: Configure, settings: ServerSettings, on_ready: OnReady
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
         WorkerError: a worker cannot start.
     """
-    listener = bind(settings.host, settings.port, insecure=settings.insecure)
+    tls = None if settings.tls is None else Tls(*msgspec.structs.astuple(settings.tls))
+    tokens = read_tokens()
+    guarded = settings.insecure or tokens is not None
+    if settings.grpc_port is not None:
+        check_address(settings.grpc_host, settings.grpc_port, guarded=guarded)
+    listener = bind(settings.host, settings.port, guarded=guarded)
+    if tls is None and tokens is not None and not is_loopback(listener.getsockname()[0]):
+        log.warning("tokens travel in the clear: give --tls-cert and --tls-key")
+    access = Access(Guard(tokens, settings.origins), read_tokens, tls)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(configure, settings, listener, on_ready))
+        return runner.run(_serve(configure, settings, listener, access, on_ready))
 
 
-def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
-    """Return a listening socket.
+def check_address(host: str, port: int, *, guarded: bool) -> tuple[socket.AddressFamily, Any]:
+    """Return what to bind a socket to, and its family.
+
+    ``guarded``: whether clients need a token, or the operator said that none need one.
 
     Raises:
-        ConfigError: an address beyond this machine without ``insecure``, an unknown one, or one in use.
+        ConfigError: an address beyond this machine without that, or an unknown one.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -90,13 +122,28 @@ def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host!r}: {error.strerror}", expected="an address of this machine"
         ) from None
-    family, kind, protocol, _, address = found[0]
-    if not insecure and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    family, _, _, _, address = found[0]
+    if not guarded and not is_loopback(str(address[0])):
         raise ConfigError(
-            f"got host {host!r}, which other machines can reach, and there is no authentication",
-            expected="a loopback address, or --insecure",
+            f"got host {host!r}, which other machines can reach, and clients need no token",
+            expected="a loopback address, --token-file FILE (or tokens in the server file), or --insecure",
         )
-    listener = socket.socket(family, kind, protocol)
+    return family, address
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an address is this machine's alone."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def bind(host: str, port: int, *, guarded: bool) -> socket.socket:
+    """Return a listening socket; ``guarded`` as in ``check_address``.
+
+    Raises:
+        ConfigError: as ``check_address``, or an address in use.
+    """
+    family, address = check_address(host, port, guarded=guarded)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -110,10 +157,34 @@ def bind(host: str, port: int, *, insecure: bool) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
+class Access(msgspec.Struct, frozen=True):
+    """Who may ask, and how that is read anew."""
+
+    guard: Guard
+    read_tokens: ReadTokens
+    tls: Tls | None
+
+    def renewed(self) -> Callable[[], None]:
+        """Read tokens and certificates again; what is returned puts them into use.
+
+        Raises:
+            ConfigError: one that cannot be used.
+        """
+        tokens = self.read_tokens()
+        renewal = None if self.tls is None else self.tls.renewed()
+
+        def apply() -> None:
+            self.guard.replace(tokens)
+            if renewal is not None:
+                renewal.apply()
+
+        return apply
+
+
+def url_of(listener: socket.socket, tls: Tls | None = None) -> str:
     """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://{_address(host, port)}"
+    return f"{'http' if tls is None else 'https'}://{_address(host, port)}"
 
 
 def _address(host: str, port: int) -> str:
@@ -121,9 +192,14 @@ def _address(host: str, port: int) -> str:
 
 
 async def _serve(
-    configure: Configure, settings: ServerSettings, listener: socket.socket, on_ready: OnReady
+    configure: Configure,
+    settings: ServerSettings,
+    listener: socket.socket,
+    access: Access,
+    on_ready: OnReady,
 ) -> int:
-    deployments = Deployments(configure, settings.cells, settings.grace_s)
+    deployments = Deployments(configure, settings.cells, settings.grace_s, access.renewed)
+    guard, tls = access.guard, access.tls
     http: HttpServer | None = None
     grpc: GrpcServer | None = None
     signals = _Signals()
@@ -132,25 +208,30 @@ async def _serve(
         process = ProcessMetrics()
         app = HttpApp(
             deployments.gates,
-            Guard(),
+            guard,
             settings.limits,
             lambda: metrics_text(deployments.metrics(), process, http_metrics),
         )
-        add_reload_route(app, deployments)
+        if not guard.open or is_loopback(listener.getsockname()[0]):
+            add_reload_route(app, deployments)
+        if settings.repository:
+            add_repository_routes(app, deployments)
         http = HttpServer(app, settings.limits)
         http_metrics = HttpMetrics(http)
-        await http.start(listener)
-        listening = Listening(url_of(listener))
+        await http.start(listener, None if tls is None else tls.http)
+        listening = Listening(url_of(listener, tls))
         if settings.grpc_port is not None:
             from poise.ingress.grpc_server import start_grpc
 
-            host = listener.getsockname()[0]
+            _, (host, *_) = check_address(settings.grpc_host, settings.grpc_port, guarded=True)
             grpc = await start_grpc(
                 deployments.gates,
-                app.guard,
+                guard,
                 settings.limits,
                 _address(host, settings.grpc_port),
+                None if tls is None else tls.grpc_credentials(),
                 extensions=app.extensions,
+                repository=deployments if settings.repository else None,
             )
             listening = replace(listening, grpc=_address(host, grpc.port))
         return await _until_stopped(deployments, signals, settings, lambda: on_ready(listening))

@@ -1,0 +1,148 @@
+"""What ``poise serve`` is told on the command line and in the server file, put together; a flag beats the file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from poise.errors import ConfigError
+from poise.ingress.guard import Identity, Token
+from poise.ingress.tokens import read_secret, read_token_file
+from poise.serving.deployment import CellSettings
+from poise.serving.server import ServerSettings
+from poise.serving.server_file import Address, ServerFile, TlsFiles, TokenEntry, open_server_file
+
+log = logging.getLogger(__name__)
+
+
+class Flags(msgspec.Struct, frozen=True, kw_only=True):
+    """The flags that stand for something of the server file; None where they were not given."""
+
+    config: Path | None = None
+    host: str | None = None
+    port: int | None = None
+    grpc_port: int | None = None
+    grpc: bool | None = None
+    token_file: Path | None = None
+    insecure: bool | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    origins: tuple[str, ...] | None = None
+    cache: Path | None = None
+    history: Path | None = None
+    grace_s: float | None = None
+    max_body_mb: float | None = None
+    arena_mb: float | None = None
+    repository: bool | None = None
+    feedback: bool | None = None
+
+
+def server_file_of(flags: Flags) -> ServerFile:
+    """Return the server file as the flags change it.
+
+    Raises:
+        ConfigError: a file that cannot be used, or flags that do not go together.
+    """
+    file = ServerFile(format=1) if flags.config is None else open_server_file(flags.config)
+    given = {
+        name: value
+        for name in ("insecure", "origins", "cache", "history", "grace_s", "repository", "feedback")
+        if (value := getattr(flags, name)) is not None
+    }
+    file = replace(
+        file, **given, http=_http(flags, file.http), grpc=_grpc(flags, file), tls=_tls(flags, file)
+    )
+    if flags.max_body_mb is not None:
+        file = replace(file, limits=replace(file.limits, body_bytes=round(flags.max_body_mb * 2**20)))
+    if flags.arena_mb is not None:
+        file = replace(file, arena=round(flags.arena_mb * 2**20))
+    return file
+
+
+def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
+    """Return how a server is started; ``cells`` says what the server file does not.
+
+    Raises:
+        ConfigError: a cache folder that is none.
+    """
+    host = file.http.host or "127.0.0.1"
+    if file.cache is not None and not file.cache.is_dir():
+        raise ConfigError(f"got {str(file.cache)!r}", field="cache", expected="a folder that is there")
+    return ServerSettings(
+        host=host,
+        port=file.http.port,
+        grpc_host=host if file.grpc is None or file.grpc.host is None else file.grpc.host,
+        grpc_port=None if file.grpc is None else file.grpc.port,
+        grace_s=file.grace_s,
+        limits=file.limits,
+        insecure=file.insecure,
+        origins=file.origins,
+        tls=file.tls,
+        repository=file.repository,
+        feedback=file.feedback,
+        cells=replace(cells, arena_bytes=file.arena_bytes, cache=file.cache),
+    )
+
+
+def tokens_of(file: ServerFile, token_file: Path | None) -> tuple[Token, ...] | None:
+    """Return the tokens that let clients in, read anew; None where none is asked for.
+
+    Raises:
+        ConfigError: a file that cannot be used, or a name twice.
+    """
+    if file.tokens is None and token_file is None:
+        return None
+    tokens = [_token(entry) for entry in file.tokens or ()]
+    if token_file is not None:
+        tokens += read_token_file(token_file)
+    names = [token.identity.name for token in tokens]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"got name {name!r} twice", field="tokens", expected="each once")
+    return tuple(tokens)
+
+
+def _token(entry: TokenEntry) -> Token:
+    classes = None if entry.classes is None else frozenset(entry.classes)
+    identity = Identity(entry.name, classes, entry.admin)
+    if entry.sha256 is not None:
+        return Token(bytes.fromhex(entry.sha256), identity)
+    assert entry.file is not None
+    return Token.of(read_secret(entry.file), identity)
+
+
+def _http(flags: Flags, address: Address) -> Address:
+    return Address(
+        host=address.host if flags.host is None else flags.host,
+        port=address.port if flags.port is None else flags.port,
+    )
+
+
+def _grpc(flags: Flags, file: ServerFile) -> Address | None:
+    """Return where gRPC is spoken: as the file says, or at the port after HTTP's, or at a free one as HTTP is."""
+    if flags.grpc is False:
+        return None
+    if flags.grpc_port is not None:
+        return Address(host=None if file.grpc is None else file.grpc.host, port=flags.grpc_port)
+    if file.grpc is None and not flags.grpc:
+        return None
+    if flags.port is not None:
+        host = None if file.grpc is None else file.grpc.host
+        return Address(host=host, port=flags.port and flags.port + 1)
+    return file.grpc
+
+
+def _tls(flags: Flags, file: ServerFile) -> TlsFiles | None:
+    if (flags.tls_cert is None) != (flags.tls_key is None):
+        raise ConfigError("got one of --tls-cert and --tls-key", expected="both")
+    if flags.tls_cert is not None and flags.tls_key is not None:
+        return TlsFiles(certificate=flags.tls_cert, key=flags.tls_key, client_ca=flags.tls_client_ca)
+    if flags.tls_client_ca is not None:
+        if file.tls is None:
+            raise ConfigError("got --tls-client-ca alone", expected="--tls-cert and --tls-key beside it")
+        return replace(file.tls, client_ca=flags.tls_client_ca)
+    return file.tls

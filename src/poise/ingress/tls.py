@@ -1,0 +1,115 @@
+"""TLS of both protocols, from files of PEM; they can be read anew while connections are open."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import grpc
+import msgspec
+
+from poise.errors import ConfigError
+
+
+class _Pems(msgspec.Struct, frozen=True):
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
+class Tls:
+    """A certificate with its key, for HTTP and gRPC. ``client_ca``: clients must show one signed by it.
+
+    Raises:
+        ConfigError: a file that is missing, or holds nothing that will do; a key that is not the certificate's.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._pems = self._read()
+        self.http = self._context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+    def renewed(self) -> Renewal:
+        """Read the files again, and check them; nothing changes before ``Renewal.apply``.
+
+        Raises:
+            ConfigError: as when they were read first.
+        """
+        pems = self._read()
+        self._context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        return Renewal(self, pems)
+
+    def apply(self, pems: _Pems) -> None:
+        """Show the new certificate from now on: to connections that are still to come."""
+        self._pems = pems
+        self._context(self.http)
+
+    def grpc_credentials(self) -> grpc.ServerCredentials:
+        """Return the credentials of a gRPC server."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._grpc_configuration(),
+            self._grpc_configuration,
+            require_client_authentication=self._client_ca is not None,
+        )
+
+    def _grpc_configuration(self) -> grpc.ServerCertificateConfiguration:
+        pems = self._pems
+        return grpc.ssl_server_certificate_configuration([(pems.key, pems.certificate)], pems.client_ca)
+
+    def _read(self) -> _Pems:
+        ca = None if self._client_ca is None else _bytes_of(self._client_ca)
+        return _Pems(_bytes_of(self._certificate), _bytes_of(self._key), ca)
+
+    def _context(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        """Give a context the files, TLS 1.2 as the least, and HTTP/1.1 as all that is spoken."""
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot be used with key {self._key.name}: {_reason(error)}",
+                file=str(self._certificate),
+                expected="a certificate and its key, in PEM, the key without a password",
+            ) from None
+        if self._client_ca is not None:
+            try:
+                context.load_verify_locations(self._client_ca)
+            except (ssl.SSLError, OSError) as error:
+                raise ConfigError(
+                    f"cannot be used: {_reason(error)}",
+                    file=str(self._client_ca),
+                    expected="certificates, in PEM",
+                ) from None
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """New files that were found good."""
+
+    tls: Tls
+    pems: _Pems
+
+    def apply(self) -> None:
+        """Use them."""
+        self.tls.apply(self.pems)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", file=str(path), expected="a file of PEM"
+        ) from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is locked by a password")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)

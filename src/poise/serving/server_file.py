@@ -1,0 +1,158 @@
+"""The server file: what is the server's and not the services' — addresses, TLS, tokens, limits, paths."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from poise.domain.decoding import decode_yaml
+from poise.domain.file_struct import FileStruct
+from poise.domain.quantities import parse_bytes, require_fraction, require_not_negative
+from poise.errors import ConfigError
+from poise.ingress.limits import Limits
+
+MAX_FILE_BYTES = 2**20
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}\Z")
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Address(FileStruct, frozen=True, kw_only=True):
+    """Where one protocol is spoken; port 0 takes a free one. Without a host it is that of HTTP."""
+
+    host: str | None = None
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"got port {self.port}, expected 0 to 65535")
+        if self.host == "":
+            raise ValueError("got an empty host, expected an address or a name of this machine")
+
+
+class TlsFiles(FileStruct, frozen=True, kw_only=True):
+    """Files of PEM. ``client_ca``: clients must show a certificate that one of these has signed."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class TokenEntry(FileStruct, frozen=True, kw_only=True):
+    """One token: the SHA-256 of its secret in hex, or a file that holds the secret in its one line.
+
+    ``classes`` are those whose jobs it may send (None: all); ``admin``: it may reload, load and unload.
+    """
+
+    name: str
+    sha256: str | None = None
+    file: Path | None = None
+    classes: tuple[str, ...] | None = None
+    admin: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ValueError(f"name: got {self.name!r}, expected 1 to 64 of a-z A-Z 0-9 . _ -")
+        if (self.sha256 is None) == (self.file is None):
+            raise ValueError(f"got token {self.name!r} with neither or both, expected sha256 or file")
+        if self.sha256 is not None and not _DIGEST.match(self.sha256):
+            raise ValueError(f"sha256: got {self.sha256!r}, expected 64 of 0-9 a-f")
+
+
+class Telemetry(FileStruct, frozen=True, kw_only=True):
+    """What is told of the server, besides its metrics. ``sample_frac``: the share of requests that are traced."""
+
+    log_json: bool = False
+    log_level: LogLevel = "info"
+    otel_endpoint: str | None = None
+    sample_frac: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_fraction(self.sample_frac, "sample_frac")
+
+
+class ServerFile(FileStruct, frozen=True, kw_only=True):
+    """A server as its file declares it. Paths are relative to the file's folder; they may be anywhere.
+
+    ``grpc`` None: HTTP only. ``cache``: the folder of what is kept to start sooner; without one it is kept beside each
+    profile. ``history`` is a file.
+    """
+
+    format: Literal[1]
+    http: Address = Address(port=8000)
+    grpc: Address | None = Address(port=8001)
+    insecure: bool = False
+    tls: TlsFiles | None = None
+    tokens: tuple[TokenEntry, ...] | None = None
+    origins: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    history: Path | None = None
+    cache: Path | None = None
+    telemetry: Telemetry = Telemetry()
+    repository: bool = False
+    feedback: bool = False
+    grace_s: float = 30.0
+    arena: str | int = "512MiB"
+
+    def __post_init__(self) -> None:
+        require_not_negative(self.grace_s, "grace_s")
+        parse_bytes(self.arena, "arena")
+        names = [token.name for token in self.tokens or ()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tokens: got name {name!r} twice, expected each once")
+        for origin in self.origins:
+            if not re.match(r"https?://[^/]+/?\Z", origin):
+                raise ValueError(f"origins: got {origin!r}, expected https://HOST or https://HOST:PORT")
+
+    @property
+    def arena_bytes(self) -> int:
+        """The shared memory for the tensors of waiting jobs. Units: bytes."""
+        return parse_bytes(self.arena, "arena")
+
+
+def open_server_file(path: Path) -> ServerFile:
+    """Read a server file; its paths are then those of this process.
+
+    Raises:
+        ConfigError: no such file, or one that does not decode.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"it is larger than {MAX_FILE_BYTES} bytes", file=path.name)
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"no server file at {str(path)!r}: {error.strerror}", expected="a YAML file with format: 1"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8 text (byte {error.start})", file=path.name) from None
+    return _placed(decode_yaml(text, ServerFile, path.name), path.absolute().parent)
+
+
+def _placed(file: ServerFile, folder: Path) -> ServerFile:
+    """Return a server file with its paths put below its folder, where they do not begin at the root."""
+    tls = file.tls
+    if tls is not None:
+        tls = TlsFiles(
+            certificate=folder / tls.certificate,
+            key=folder / tls.key,
+            client_ca=None if tls.client_ca is None else folder / tls.client_ca,
+        )
+    tokens = file.tokens
+    if tokens is not None:
+        tokens = tuple(
+            token if token.file is None else msgspec.structs.replace(token, file=folder / token.file)
+            for token in tokens
+        )
+    return msgspec.structs.replace(
+        file,
+        tls=tls,
+        tokens=tokens,
+        history=None if file.history is None else folder / file.history,
+        cache=None if file.cache is None else folder / file.cache,
+    )
