@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from poise.ingress.http_connection import HttpConnection
+from poise.ingress.http_handshake import Handshake, accept_encrypted
 from poise.ingress.limits import Limits
 from poise.telemetry.traffic import Traffic
 
@@ -31,9 +32,10 @@ class HttpServer:
         self.buffer = bytearray(READ_BYTES)
         self.buffer_view = memoryview(self.buffer)
         self._loop = asyncio.get_running_loop()
-        self._connections: set[HttpConnection] = set()
+        self._connections: set[HttpConnection | Handshake] = set()
         self._bodies_bytes = 0
         self._listening: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     @property
@@ -52,18 +54,18 @@ class HttpServer:
 
     async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Take connections from a listening socket."""
-        self._listening = await self._loop.create_server(
-            lambda: HttpConnection(self),
-            sock=listener,
-            ssl=tls,
-            ssl_handshake_timeout=self.limits.head_s if tls is not None else None,
-        )
+        if tls is None:
+            self._listening = await self._loop.create_server(lambda: HttpConnection(self), sock=listener)
+        else:
+            self._accepting = self._loop.create_task(accept_encrypted(self, listener, tls))
         self._sweep()
 
     async def stop(self, take_limit_s: float) -> None:
         """Take no more connections; close each as soon as its client has its reply, or after so many seconds."""
         if self._listening is not None:
             self._listening.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
         for connection in tuple(self._connections):
             connection.finish()
         limit_s = self.now_s() + take_limit_s
@@ -74,16 +76,25 @@ class HttpServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def opened(self, connection: HttpConnection) -> bool:
-        """Enter a connection; say whether there is room for it."""
+    def opened(self, connection: HttpConnection | Handshake) -> bool:
+        """Enter a connection; say whether there is room for it.
+
+        Where there is none, one makes room that asks nothing: of those the one whose time is up first.
+        """
         self._connections.add(connection)
-        self.traffic.connections_opened += 1
+        self.traffic.connections_opened += isinstance(connection, HttpConnection)
         if len(self._connections) <= self.limits.connections:
+            return True
+        idle = [each for each in self._connections if each.idle and each is not connection]
+        if idle:
+            first = min(idle, key=lambda each: each.deadline_s)
+            self._connections.discard(first)
+            first.abort()
             return True
         self.traffic.connections_refused += 1
         return False
 
-    def closed(self, connection: HttpConnection) -> None:
+    def closed(self, connection: HttpConnection | Handshake) -> None:
         """Strike a connection off."""
         self._connections.discard(connection)
 

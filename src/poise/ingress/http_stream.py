@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum, auto
 from http import HTTPStatus
 from math import inf
 from typing import TYPE_CHECKING
@@ -22,6 +23,17 @@ LINGER_S = 5.0
 
 _PHRASES = {code.value: f"HTTP/1.1 {code.value} {code.phrase}\r\n".encode() for code in HTTPStatus}
 _PHRASES[status.CLIENT_GONE] = b"HTTP/1.1 499 Client Closed Request\r\n"
+
+
+class State(Enum):
+    """What a connection waits for."""
+
+    HEAD = auto()  # a request's head, or its rest
+    BODY = auto()  # the rest of a body of known length
+    CHUNKS = auto()  # a body in chunks
+    REPLY = auto()  # the application
+    DISCARDING = auto()  # the rest of a body that nobody wants
+    CLOSED = auto()
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -52,6 +64,11 @@ class Stream(asyncio.BufferedProtocol):
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection was made."""
+        return self._transport is not None
 
     def _take_up_held(self) -> None:
         """Go on with what is held, as far as that is possible now."""
