@@ -180,7 +180,8 @@ def test_a_worker_that_hangs_is_ended(in_cell):
             1: Dispatched(cast(Worker, hanging), now_s - HUNG_AFTER_S - 1, expected_s=0.01),
             2: Dispatched(cast(Worker, busy), now_s - HUNG_AFTER_S - 1, expected_s=10.0),
         }
-        cell._end_hung_workers()
+        cell._batches.watch()
+        cell._batches.close()
         assert hanging.killed
         assert not busy.killed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -18,6 +18,9 @@ from poise.protocol.model_config import ModelConfig
 from poise.protocol.statistics import ModelStatistics
 from poise.protocol.wire import Array, ServiceWire
 from poise.scheduling.commands import Answer
+
+if TYPE_CHECKING:
+    from poise.ingress.trace import RequestTrace
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -41,16 +44,18 @@ class PendingJob:
     """A job between its arrival and its outcome; whoever is behind the gate owns its rows.
 
     ``outcome`` is None while it waits, and an InternalError where a fault of ours ended it. ``when_settled`` is called
-    once, on the event loop, as the outcome comes; it may be set as long as there is none.
+    once, on the event loop, as the outcome comes; it may be set as long as there is none. ``trace``: where its batches
+    are to be entered; None where it is not traced.
     """
 
-    __slots__ = ("first_row", "job", "outcome", "when_settled")
+    __slots__ = ("first_row", "job", "outcome", "trace", "when_settled")
 
     def __init__(self, job: Job, first_row: int) -> None:
         self.job = job
         self.first_row = first_row
         self.outcome: Outcome | InternalError | None = None
         self.when_settled: Callable[[PendingJob], None] | None = None
+        self.trace: RequestTrace | None = None
 
     def settle(self, outcome: Outcome | InternalError) -> None:
         """Set the outcome and tell who waits for it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -13,6 +15,8 @@ from poise.serving.process import Worker
 HUNG_AFTER_S = 30.0
 HUNG_AFTER_EXPECTED = 20.0
 """A worker is taken for hung this long after a batch, plus so many times what the batch should take."""
+
+HUNG_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ class DispatchedBatches:
         self.by_id: dict[int, Dispatched] = {}
         self._busy_s = 0.0
         self._since_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -76,6 +81,16 @@ class DispatchedBatches:
         self._count(now_s)
         busy_s, self._busy_s = self._busy_s, 0.0
         return busy_s
+
+    def watch(self) -> None:
+        """End hung workers from now on."""
+        self.end_hung_workers(time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(HUNG_CHECK_S, self.watch)
+
+    def close(self) -> None:
+        """End none any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def end_hung_workers(self, now_s: float) -> None:
         """End the workers whose batch should have been back long ago."""

@@ -39,6 +39,7 @@ from poise.scheduling.events import (
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.alarm import Alarm
 from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
+from poise.serving.batch_traces import BatchTraces
 from poise.serving.batches import Dispatched, DispatchedBatches, batches_first
 from poise.serving.cell_state import CellState
 from poise.serving.intake import copy_all_in, job_of, slowly_copy_all_in
@@ -48,10 +49,8 @@ from poise.serving.metrics import CellMetrics
 from poise.serving.monitor import Monitor
 from poise.serving.pool import WorkerPool, check_kinds
 from poise.serving.process import Worker
-from poise.serving.recording import Recorder
+from poise.serving.recording import Recorder, Watcher
 from poise.serving.statistics import StatisticsCount
-
-HUNG_CHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +70,14 @@ class Cell:
         policy: str | None = None,
         arena_bytes: int = DEFAULT_ARENA_BYTES,
         recorder: Recorder | None = None,
+        traced: bool = False,
         name: str = "",
         scheduler: Scheduler | None = None,
     ) -> None:
         """Make a cell; nothing is started yet. ``name`` is the service's, where one adapter serves several.
 
-        ``scheduler``: one whose plans are made already; else it is made here, with ``policy``.
+        ``scheduler``: one whose plans are made already; else it is made here, with ``policy``. ``traced``: whether
+        front ends may ask which batches a job was in.
 
         Raises:
             ConfigError: items larger than the arena, an unknown policy, workers that the profile lacks.
@@ -90,7 +91,7 @@ class Cell:
         self._scheduler = scheduler
         self._arena = Arena.create(layout)
         self._rows = RowAllocator(layout.capacity)
-        self._recorder = recorder
+        self._watchers: list[Watcher] = [] if recorder is None else [recorder]
         self._index = service.modality_index
         self._padded = bool(service.buckets_of(service.modalities))
         self.folder = folder
@@ -99,6 +100,8 @@ class Cell:
         self.keeper: Keeper = StaticKeeper(self, folder, profile, usable_cores())
         self._pool = WorkerPool(folder, profile, self._arena, self)
         self._jobs: dict[int, PendingJob] = {}
+        if traced:
+            self._watchers.append(BatchTraces(self._jobs, self.label))
         self._batches = DispatchedBatches()
         self._active: dict[int, Worker] = {}
         self._next_job = 0
@@ -145,7 +148,7 @@ class Cell:
         """
         await self.keeper.start()
         self.started = True
-        self._end_hung_workers()
+        self._batches.watch()
 
     def drain(self) -> None:
         """Take no new jobs from now on; ``drained`` waits for those accepted."""
@@ -165,13 +168,14 @@ class Cell:
         self._stopped = True
         self.keeper.stop()
         self._alarm.close()
+        self._batches.close()
         waiting = list(self._jobs.values())
         for pending in waiting:
             self._settle(pending, Refused(RefusalReason.DRAINING, "the server has stopped"))
         await self._pool.stop(at_once=bool(waiting))
         self._arena.close()
-        if self._recorder is not None:
-            self._recorder.close()
+        for watcher in self._watchers:
+            watcher.close()
 
     # Jobs
 
@@ -310,8 +314,8 @@ class Cell:
             self._scheduler_raised(event, error)
             return
         self.metrics.decision_s.observe(time.perf_counter() - begin)
-        if self._recorder is not None:
-            self._recorder.record(event, commands)
+        for watcher in self._watchers:
+            watcher.record(event, commands)
         for command in batches_first(commands):
             try:
                 self._carry_out(command)
@@ -386,12 +390,6 @@ class Cell:
         pending.settle(outcome)
         if not self._jobs and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
-
-    def _end_hung_workers(self) -> None:
-        if self._stopped:
-            return
-        self._batches.end_hung_workers(time.monotonic())
-        asyncio.get_running_loop().call_later(HUNG_CHECK_S, self._end_hung_workers)
 
     def _state(self) -> CellState:
         busy = len(self._batches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from poise.errors import ConfigError, PoiseError
 from poise.scheduling.commands import Command
@@ -14,6 +15,16 @@ from poise.scheduling.log import LogHeader, encode_entry, encode_header
 BUFFER_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Sees all that a scheduler is told and says, in order."""
+
+    def record(self, event: Event, commands: Sequence[Command]) -> None:
+        """Take an event and what came of it, before any of that is carried out."""
+
+    def close(self) -> None:
+        """Take no more."""
 
 
 class Recorder:
