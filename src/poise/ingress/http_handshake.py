@@ -1,4 +1,4 @@
-"""Connections that are being encrypted: they have their place among the others from the beginning on, and their time."""
+"""Connections that are being encrypted: from the beginning they have their place among the others, and their time."""
 
 from __future__ import annotations
 
