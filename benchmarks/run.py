@@ -33,6 +33,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "overload": "suite.overload",
         "accuracy": "suite.accuracy",
         "front_end": "suite.front_end",
+        "large_json": "suite.large_json",
         "scheduler": "suite.scheduler",
         "queue_plan": "suite.queue_plan",
         "allocation": "suite.allocation",

@@ -20,6 +20,7 @@ from poise.ingress.http_chunks import ChunkedBody
 from poise.ingress.http_head import HEAD_TOO_LONG, parse_head
 from poise.ingress.http_stream import LINGER_S, State, Stream
 from poise.ingress.routes import HttpRequest, Later, Reply, Route, error_reply
+from poise.ingress.trace import end_http_trace, http_trace
 from poise.protocol import status
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 STEPS_AT_ONCE = 16
 """So many requests, or pieces of one, are taken up before other connections get their turn."""
+
+BODY_READ_BYTES = 64 * 2**10
+"""So much of a body is read at once: the event loop reads again and again while there is more, for some 30 times."""
 
 _END = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -82,7 +86,7 @@ class HttpConnection(Stream):
         """Return where to read to."""
         if self._state is State.BODY:
             assert self._body is not None
-            return self._body[self._filled :]
+            return self._body[self._filled : self._filled + BODY_READ_BYTES]
         return self._server.buffer_view
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -112,6 +116,10 @@ class HttpConnection(Stream):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give up what the client waits for."""
+        if self._state is State.REPLY and self._request is not None and self._route is not None:
+            self._server.traffic.requests[self._route.pattern, status.CLIENT_GONE] += 1
+            if self._request.trace is not None:
+                end_http_trace(self._request.trace, status.CLIENT_GONE)
         self._state = State.CLOSED
         self._held = b""
         self._forget_request()
@@ -227,6 +235,8 @@ class HttpConnection(Stream):
             self._decline(route, length)
             return head_end
         self._route = route
+        if route.traced and self._server.app.tracer is not None:
+            request.trace = http_trace(self._server.app.tracer, request, route)
         if length is None or length > end - head_end:
             return self._begin_body(data, head_end, end, length)
         self._handle(memoryview(data)[head_end : head_end + length])
@@ -355,6 +365,8 @@ class HttpConnection(Stream):
         close = reply.close or not self._keep_alive
         request, route = self._request, self._route
         self._server.traffic.requests["" if route is None else route.pattern, reply.status] += 1
+        if request is not None and request.trace is not None:
+            end_http_trace(request.trace, reply.status)
         self._send(reply, close=close, head_only=request is not None and request.method == "HEAD")
         self._forget_request()
         if close:
