@@ -18,6 +18,7 @@ from poise.protocol import status
 from poise.protocol.codec import shown
 from poise.protocol.statistics import Statistics
 from poise.protocol.wire import VERSION, metadata
+from poise.telemetry.tracing import Tracer
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics"]
 """The protocol's extensions that are always there."""
@@ -26,7 +27,7 @@ _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 
 class HttpApp:
-    """All routes, behind one guard. ``metrics`` returns what Prometheus scrapes."""
+    """All routes, behind one guard. ``metrics`` returns what Prometheus scrapes; ``tracer`` None: nothing is traced."""
 
     def __init__(
         self, gates: Gates, guard: Guard, limits: Limits, metrics: Callable[[], bytes] | None = None
@@ -35,6 +36,7 @@ class HttpApp:
         self.guard = guard
         self.limits = limits
         self.routes = Routes()
+        self.tracer: Tracer | None = None
         self.extensions: list[str] = list(EXTENSIONS)
         self._inference = Inference(gates, limits, LargeJson())
         self._infer: dict[bytes, dict[str, Route]] = {}
@@ -47,7 +49,12 @@ class HttpApp:
         add("GET", f"{MODEL}/stats", lambda request: _statistics((self.gate_of(request),)))
         add("GET", "/v2/models/stats", lambda _: _statistics(gates.values()))
         add("GET", f"{MODEL}/ready", lambda request: self._ready((self.gate_of(request),)))
-        add("POST", f"{MODEL}/infer", lambda request: self._inference.infer(request, self.gate_of(request)))
+        add(
+            "POST",
+            f"{MODEL}/infer",
+            lambda request: self._inference.infer(request, self.gate_of(request)),
+            traced=True,
+        )
         if metrics is not None:
             add("GET", "/metrics", lambda _: Reply(status.OK, (metrics(),), (_TEXT,)))
         gates.watch(self._find_infer_routes)
@@ -119,7 +126,7 @@ class HttpApp:
             gate = self.gates.get(name)
             assert gate is not None
             for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{VERSION}/infer"):
-                route = Route(_infer_at(self._inference, gate), True, False, f"{MODEL}/infer")
+                route = Route(_infer_at(self._inference, gate), True, False, f"{MODEL}/infer", True)
                 self._infer[path.encode()] = {"POST": route}
 
     def _server_metadata(self, request: HttpRequest) -> Reply:

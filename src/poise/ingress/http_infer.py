@@ -15,6 +15,7 @@ from poise.ingress.gate import Answered, Gate, Gates, Outcome, PendingJob, Refus
 from poise.ingress.guard import Identity, check_class
 from poise.ingress.limits import Limits
 from poise.ingress.routes import BINARY, JSON, Bytes, HttpRequest, Later, Reply, error_reply
+from poise.ingress.trace import RequestTrace
 from poise.protocol import status
 from poise.protocol.answers import NotFiniteError, encode_answer
 from poise.protocol.codec import InferRequest, ReplyTerms, decode_infer, shown
@@ -54,8 +55,12 @@ class Inference:
         json_length = len(body) if header_length is None else header_length
         if encoding is not None or json_length > LARGE_JSON_BYTES or len(body) > LARGE_BODY_BYTES:
             owned = body if request.owned else bytes(body)
-            return self._infer_slowly(request.identity, encoding, owned, header_length, gate, accepted)
+            return self._infer_slowly(
+                request.identity, request.trace, encoding, owned, header_length, gate, accepted
+            )
         pending, terms = _admit(request.identity, body, header_length, gate, self._limits)
+        if request.trace is not None:
+            request.trace.taken(gate, pending)
         if isinstance(pending, Refused):
             return reply_of(gate, pending, terms)
         if pending.outcome is not None:
@@ -79,6 +84,7 @@ class Inference:
     async def _infer_slowly(
         self,
         identity: Identity,
+        trace: RequestTrace | None,
         encoding: Encoding | None,
         body: Bytes,
         header_length: int | None,
@@ -91,6 +97,8 @@ class Inference:
             body = await asyncio.to_thread(inflate, encoding, body, self._limits.body_bytes)
         gate, pending, terms = await self._admit_slowly(identity, body, header_length, gate, begin_s)
         body = b""  # a job that waits holds nothing of it any more
+        if trace is not None:
+            trace.taken(gate, pending)
         outcome = pending if isinstance(pending, Refused) else await outcome_of(gate, pending)
         reply = await self.reply_slowly(gate, outcome, terms)
         return reply if accepted is None else await compressed(reply, accepted)

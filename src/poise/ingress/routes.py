@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -14,6 +14,9 @@ from poise.ingress.guard import EVERYBODY, Identity
 from poise.protocol import status
 from poise.protocol.answers import encode_error, encode_json
 from poise.protocol.codec import shown
+
+if TYPE_CHECKING:
+    from poise.ingress.trace import RequestTrace
 
 Header = tuple[bytes, bytes]
 Bytes = bytes | bytearray | memoryview
@@ -57,10 +60,10 @@ class HttpRequest:
     """One request. ``headers`` have lower-case names; ``parameters`` are those of the route's pattern.
 
     ``body`` may be read until the handler returns, by a coroutine too only if it is ``owned``: others lie in the buffer
-    that the next read goes to.
+    that the next read goes to. ``trace`` is None where it is not traced.
     """
 
-    __slots__ = ("body", "headers", "identity", "method", "owned", "parameters", "query", "target")
+    __slots__ = ("body", "headers", "identity", "method", "owned", "parameters", "query", "target", "trace")
 
     def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
         self.method = method
@@ -70,6 +73,7 @@ class HttpRequest:
         self.owned = False
         self.identity: Identity = EVERYBODY
         self.parameters: Mapping[str, str] = {}
+        self.trace: RequestTrace | None = None
 
 
 Handler = Callable[[HttpRequest], Reply | Later | Coroutine[Any, Any, Reply]]
@@ -79,13 +83,14 @@ class Route(msgspec.Struct, frozen=True):
     """How one method of a path is answered.
 
     ``changes_state``: not for web pages of others; ``admin``: only for whoever may change the server's state.
-    ``pattern``: of its path, as metrics and spans name it.
+    ``pattern``: of its path, as metrics and spans name it. ``traced``: its requests are, where any are.
     """
 
     handler: Handler
     changes_state: bool
     admin: bool
     pattern: str = ""
+    traced: bool = False
 
 
 class Routes:
@@ -103,9 +108,11 @@ class Routes:
         *,
         changes_state: bool | None = None,
         admin: bool = False,
+        traced: bool = False,
     ) -> None:
         """Add a route; those of a model have the same for its version. All but GET change a state, unless said."""
-        route = Route(handler, method != "GET" if changes_state is None else changes_state, admin, pattern)
+        changes = method != "GET" if changes_state is None else changes_state
+        route = Route(handler, changes, admin, pattern, traced)
         self._add(method, pattern, route)
         if pattern == MODEL or pattern.startswith(f"{MODEL}/"):
             self._add(method, VERSIONED + pattern.removeprefix(MODEL), route)

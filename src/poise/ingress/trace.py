@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from poise.ingress.gate import Answered, Gate, PendingJob, Refused
+from poise.ingress.routes import HttpRequest, Route
 from poise.protocol.status import GENERIC
 from poise.telemetry.tracing import Attribute, BatchRecord, RequestRecord, TraceContext, Tracer
 
@@ -84,3 +85,19 @@ def _failure(code: int, outcome: object) -> str:
     if code < SERVER_FAULTS:
         return ""
     return outcome.reason.value if isinstance(outcome, Refused) else GENERIC
+
+
+def http_trace(tracer: Tracer, request: HttpRequest, route: Route) -> RequestTrace | None:
+    """Begin the trace of an HTTP request whose head is there; None where it is not traced."""
+    begun_s = time.monotonic()
+    given = request.headers.get(b"traceparent")
+    context = tracer.begin(None if given is None else given.decode("latin-1"))
+    if context is None:
+        return None
+    attributes: dict[str, Attribute] = {"http.request.method": request.method, "http.route": route.pattern}
+    return RequestTrace(tracer, context, f"{request.method} {route.pattern}", begun_s, attributes)
+
+
+def end_http_trace(trace: RequestTrace, code: int) -> None:
+    """End the trace of an HTTP request with the status of its reply."""
+    trace.end(code, **{"http.response.status_code": code})
