@@ -25,11 +25,19 @@ MODALITY_INPUTS = {"image": ("pixels",), "sound": ("wave",), "word": ("letters",
 class Server:
     """A running ``poise serve``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, stderr: Path, service: str) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        url: str,
+        stderr: Path,
+        service: str,
+        grpc_address: str = "",
+    ) -> None:
         self.process = process
         self.url = url
         self.service = service
         self.address = urlsplit(url).netloc
+        self.grpc_address = grpc_address
         self._stderr = stderr
 
     def log(self) -> str:
@@ -138,7 +146,7 @@ def serving(service: Path, *options: str) -> Iterator[Server]:
         assert line, stderr.read_text()
         ready = json.loads(line)
         assert ready["pid"] == process.pid
-        yield Server(process, ready["url"], stderr, ready["service"])
+        yield Server(process, ready["url"], stderr, ready["service"], ready["grpc"] or "")
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             for worker in psutil.Process(process.pid).children():

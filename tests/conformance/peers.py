@@ -180,9 +180,9 @@ def poise(folder: Path, models: Iterable[str] = MODELS) -> Iterator[Peer]:
     """Run ``poise serve`` with both protocols and its repository open until the end of the block."""
     services = write_services(folder / "services", models)
     first, *others = services
-    options = [*map(str, others), "--grpc-port", "0", "--repository"]
+    options = [*map(str, others), "--grpc-port", "0"]
     with serving(first, *options) as server:
-        yield Peer("poise", server.address, server.grpc_address)  # type: ignore[attr-defined]
+        yield Peer("poise", server.address, server.grpc_address)
 
 
 def _free_ports(count: int) -> list[int]:
