@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 from suite.bench import Bench
@@ -19,6 +20,7 @@ TARGET = 0.99
 FACTORS = (1.5, 2.0)
 STEP_DOWN, MOST_STEPS_DOWN = 0.97, 2
 FIRST_SEED = 101
+"""The search's; repeats have the next ones, so that what was found is not what the search was lucky with."""
 JOBS, LONGEST_S = 2000, 20.0
 """A light load is sent for longer, so that there are jobs enough to tell 99 %; but no longer than this."""
 
@@ -29,31 +31,35 @@ class Comparison:
     def __init__(self, bench: Bench, cells: Cells, made: Served, trials: list[Trial]) -> None:
         self.bench, self.cells, self.made, self.trials = bench, cells, made, trials
         self.loads: dict[System, float] = {}
+        self.left_out: dict[str, str] = {}
         self.shortest_s = bench.options.pick(8, 3)
         self.longest_s = bench.options.pick(LONGEST_S, 5)
         self.most = int(bench.options.pick(8, 5))
-        self.seeds = [FIRST_SEED + number for number in range(bench.options.repeats)]
+        self.seeds = [FIRST_SEED + number for number in range(1, bench.options.repeats + 1)]
 
     def search(self, system: System, guess: float) -> None:
-        """Find the highest load that one run holds; 0 where the system fails."""
-        with self._on(system) as on:
+        """Find the highest load that one run holds."""
+        with self._trying(system), self.on(system) as on:
 
             def holds(load: float) -> bool:
-                trial = on.load("search", load, self.seeds[0], self._duration_s(load))
+                trial = on.load("search", load, FIRST_SEED, self._duration_s(load))
                 return trial.seen.attainment >= TARGET
 
             self.loads[system] = highest_held(holds, guess, most=self.most)
 
     def repeat(self, systems: Sequence[System]) -> None:
         """Repeat the loads that were found, in turns; lower those that the median does not hold, and repeat them."""
+        for system in systems:
+            if system.is_peer and self.loads.get(system) == 0:
+                self.left_out[system.name] = "no load that was tried was held"
         left = [system for system in systems if self.loads.get(system)]
         for step in range(MOST_STEPS_DOWN + 1):
             for seed in self.seeds:
-                for system in left:
-                    with self._on(system) as on:
+                for system in self._here(left):
+                    with self._trying(system), self.on(system) as on:
                         load = self.loads[system]
                         on.load("repeat", load, seed, self._duration_s(load))
-            left = [system for system in left if self._median_attainment(system) < TARGET]
+            left = [system for system in self._here(left) if self._median_attainment(system) < TARGET]
             if not left or step == MOST_STEPS_DOWN:
                 return
             for system in left:
@@ -62,19 +68,19 @@ class Comparison:
     def overload(self, systems: Sequence[System]) -> None:
         """Send multiples of poise's capacity to each system, in turns."""
         for seed in self.seeds:
-            for system in systems:
-                with self._on(system) as on:
+            for system in self._here(systems):
+                with self._trying(system), self.on(system) as on:
                     for factor in FACTORS:
                         on.load(f"× {factor:g}", factor * self.loads[POISE], seed, self.shortest_s)
 
     def capacities(self) -> list[Capacity]:
         """Return what was found, systems in the order in which they were searched."""
-        return [self._capacity(system) for system, load in self.loads.items() if load]
+        return [self._capacity(system) for system in self._here(self.loads) if self.loads[system]]
 
     def overloads(self) -> list[Overload]:
         """Return what was found."""
         found = []
-        for system in self.loads:
+        for system in self._here(self.loads):
             for factor in FACTORS:
                 of = [t for t in self.trials if t.system == system.name and t.purpose == f"× {factor:g}"]
                 if of:
@@ -113,5 +119,20 @@ class Comparison:
     def _duration_s(self, load: float) -> float:
         return round(min(self.longest_s, max(self.shortest_s, JOBS / load)), 1)
 
-    def _on(self, system: System) -> Trials:
+    def _here(self, systems: Iterable[System]) -> list[System]:
+        return [system for system in systems if system.name not in self.left_out]
+
+    @contextmanager
+    def _trying(self, system: System) -> Iterator[None]:
+        """Leave a peer out, and say why, where it does not start or answer; without the others there is nothing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not system.is_peer:
+                raise
+            self.left_out[system.name] = str(error)
+            self.bench.say(f"{system.name} is left out: {error}")
+
+    def on(self, system: System) -> Trials:
+        """Return the trials of a system, to be opened."""
         return Trials(self.bench, self.cells, self.made, system, self.trials)

@@ -46,21 +46,18 @@ def measure(bench: Bench) -> Result:
 
 def _measured(bench: Bench, cells: Cells, made: Served) -> Result:
     trials: list[Trial] = []
-    peers, left_out = _installed(bench)
     comparison = Comparison(bench, cells, made, trials)
+    peers = _installed(bench, comparison.left_out)
     most_rps = max(size / seconds for size, seconds in enumerate(made.service_s, 1))
     comparison.search(BARE, 0.85 * most_rps)
     comparison.search(POISE, 0.9 * (comparison.loads[BARE] or most_rps))
     comparison.repeat([BARE, POISE])
     for peer in peers:
-        try:
-            comparison.search(peer, peer.guess * comparison.loads[POISE])
-        except RuntimeError as error:
-            left_out[peer.name] = str(error)
-            bench.say(f"{peer.name} is left out: {error}")
+        comparison.search(peer, peer.guess * comparison.loads[POISE])
+    comparison.repeat(peers)
+    comparison.overload([BARE, POISE, *peers])
+    left_out = comparison.left_out
     here = [peer for peer in peers if peer.name not in left_out]
-    comparison.repeat(here)
-    comparison.overload([BARE, POISE, *here])
     return Result(
         slo_s=made.slo_s,
         target=TARGET,
@@ -76,15 +73,14 @@ def _measured(bench: Bench, cells: Cells, made: Served) -> Result:
     )
 
 
-def _installed(bench: Bench) -> tuple[list[System], dict[str, str]]:
-    """Make the peers' environments; return those that are there, and why others are not."""
-    left_out = {}
+def _installed(bench: Bench, left_out: dict[str, str]) -> list[System]:
+    """Make the peers' environments; return those that are there, and put down why others are not."""
     for peer in PEER_SYSTEMS:
         why = install(peer)
         if why:
             left_out[peer.name] = f"it could not be installed: {why}"
             bench.say(f"{peer.name} is left out: {left_out[peer.name]}")
-    return [peer for peer in PEER_SYSTEMS if peer.name not in left_out], left_out
+    return [peer for peer in PEER_SYSTEMS if peer.name not in left_out]
 
 
 def grids(result: Result) -> Iterator[Grid]:

@@ -45,7 +45,8 @@ class System(msgspec.Struct, frozen=True):
 
     ``bounded``: it can bound its queue. ``timeout``: whether what it gives up after counts the wait alone or all until
     the answer; it may have none. ``workers``: of the model, beside its front end. ``guess``: its capacity, as a
-    multiple of poise's: where a search begins.
+    multiple of poise's: where a search begins. ``patience``: the share of the SLO that jobs wait for in a full queue,
+    the batch that runs counted.
     """
 
     name: str
@@ -57,6 +58,7 @@ class System(msgspec.Struct, frozen=True):
     timeout: Literal["wait", "answer"] | None = "answer"
     workers: int = 1
     guess: float = 1.0
+    patience: float = 0.9
 
     @property
     def is_peer(self) -> bool:
@@ -64,12 +66,9 @@ class System(msgspec.Struct, frozen=True):
         return (PEERS / f"{self.name}.sh").is_file()
 
     def settings(self, made: Served) -> Settings:
-        """Return its settings: the queue is as long as what can still be in time, a job's wait is the SLO less a batch.
-
-        A job that finds ``queue`` jobs waiting and a batch running waits for about nine tenths of the SLO.
-        """
+        """Return its settings, by what batches take here and the SLO."""
         batch_s = made.service_s[self.max_batch - 1]
-        rest_s = 0.9 * made.slo_s - batch_s
+        rest_s = self.patience * made.slo_s - batch_s
         queue = max(self.max_batch, int(rest_s / batch_s * self.max_batch))
         timeout_s = made.slo_s - (batch_s if self.timeout == "wait" else 0.0)
         return Settings(
@@ -175,9 +174,16 @@ def _command(system: System, made: Served, port: int) -> tuple[list[str], Mappin
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port whose next one is free too: MLServer takes it for gRPC."""
+    while True:
+        with socket.socket() as probe, socket.socket() as following:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            try:
+                following.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -124,11 +124,19 @@ class Trials:
             return seen_by(on_server_core(*python("serving.bare")), spec)
         if self._server is None:
             work = self.bench.options.work
-            self._server = self._stack.enter_context(running(system, made, work))
+            self._server = self._started(work)
             time.sleep(SETTLE_S)
         spec = msgspec.structs.replace(spec, url=self._server.url, pid=self._server.pid)
         self._until_ready(spec)
         return seen_by(python("serving.generator"), spec)
+
+    def _started(self, work: Path) -> Running:
+        """Start the server; somebody else may have taken its port, so once more if it does not start."""
+        try:
+            return self._stack.enter_context(running(self.system, self.made, work))
+        except RuntimeError as error:
+            self.bench.say(f"once more: {error}")
+            return self._stack.enter_context(running(self.system, self.made, work))
 
     def _until_ready(self, spec: LoadSpec) -> None:
         """Wait until the server answers a few requests one by one, rightly and soon: what was before is done then.

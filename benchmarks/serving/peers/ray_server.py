@@ -39,7 +39,7 @@ if __name__ == "__main__":
         log_to_driver=False,
         object_store_memory=100 * 2**20,
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT, "request_timeout_s": TIMEOUT_S})
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT, "request_timeout_s": TIMEOUT_S or None})
     serve.run(Model.bind(), route_prefix="/predict")
     stop.wait()
     serve.shutdown()
