@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conformance.comparison import ABSENT, TEXT, Known, Matcher
-from tests.conformance.peers import MODELS
+from tests.conformance.peers import MAX_BATCH, MODELS
 
 import poise
 
@@ -57,6 +57,70 @@ EXTENSIONS = Matcher(
     ),
 )
 
+CONFIG = (
+    each(ALL, "get_model_config *")
+    + bare("GET /v2/models/sums/config", "GET /v2/models/sums/versions/1/config")
+    + bare_grpc("ModelConfig 'sums' '1'")
+)
+CONFIG_HTTP = tuple(call for call in CONFIG if "http" in call)
+CONFIG_GRPC = tuple(call for call in CONFIG if "grpc" in call)
+VERSION_X = (
+    "a version that is no number cannot be there; Triton calls it malformed over gRPC and not found over HTTP"
+)
+
+
+POISE_SETTINGS = Matcher(
+    "poise's settings",
+    lambda value: (
+        isinstance(value, dict)
+        and value.keys() == {"poise_classes", "poise_default_class", "poise_modalities", "poise_variants"}
+    ),
+)
+DEFAULTS: dict[str, list[Any] | dict[str, Any]] = {
+    "batch_input": [],
+    "batch_output": [],
+    "model_warmup": [],
+    "cc_model_filenames": {},
+    "metric_tags": {},
+}
+
+CONFIGURATION: list[Known] = [
+    Known(CONFIG, "*backend", "python", "poise", "variants of one service may run on several platforms"),
+    Known(CONFIG_HTTP, "*platform", "", "poise", "of the same"),
+    Known(CONFIG_GRPC, "*platform", ABSENT, "poise", "of the same"),
+    Known(
+        CONFIG,
+        "*ax*atch*ize",
+        MAX_BATCH,
+        100_000,
+        "the most items that a request may have, which is what clients ask it for; a job may be larger than a batch",
+    ),
+    Known(CONFIG_HTTP, "*max_queue_size", 0, 100_000, "the queue is bounded"),
+    Known(CONFIG_GRPC, "*ax*ueue*ize", ABSENT, 100_000, "the queue is bounded"),
+    Known(
+        CONFIG_HTTP,
+        "*parameters.poise_*",
+        ABSENT,
+        Matcher("a string", lambda value: isinstance(value, dict) and list(value) == ["string_value"]),
+        "classes, modalities and variants, which only poise has",
+    ),
+    Known(CONFIG_GRPC, "*parameters", ABSENT, POISE_SETTINGS, "of the same"),
+    *(
+        Known(CONFIG_HTTP, f"*{name}", nothing, ABSENT, "a setting that poise has no like of, at its default")
+        for name, nothing in DEFAULTS.items()
+    ),
+    Known(CONFIG, "*efault*odel*ilename", "model.py", ABSENT, "variants have files of their own"),
+    Known(
+        CONFIG,
+        "*optimization",
+        Matcher(
+            "settings of pinned memory", lambda value: isinstance(value, dict) and len(value) >= len("io")
+        ),
+        ABSENT,
+        "of devices' memory, which poise does not leave to a configuration",
+    ),
+]
+
 OWN: list[Known] = [
     Known(("*",), "*error", TEXT, TEXT, "each server has its own words"),
     Known(
@@ -95,7 +159,9 @@ OWN: list[Known] = [
         "the names of the services, which a person at a terminal wants to know first",
     ),
     Known(
-        each(ALL, "get_model_metadata *") + bare("GET /v2/models/sums", "GET /v2/models/sums/versions/1"),
+        each(ALL, "get_model_metadata *")
+        + bare("GET /v2/models/sums", "GET /v2/models/sums/versions/1")
+        + bare_grpc("ModelMetadata 'sums' '1'"),
         "*platform",
         "python",
         "poise",
@@ -148,6 +214,43 @@ STATUSES: list[Known] = [
         "400",
         "404",
         "what is not there is not found, as in Triton's own metadata and configuration",
+    ),
+    Known(
+        each(GRPC, "get_inference_statistics nobody ", "get_inference_statistics sums 2")
+        + bare_grpc("ModelStatistics 'nobody' ''", "ModelStatistics 'sums' '2'"),
+        "verdict",
+        Matcher("INVALID_ARGUMENT", lambda value: value.endswith("INVALID_ARGUMENT")),
+        Matcher("NOT_FOUND", lambda value: value.endswith("NOT_FOUND")),
+        "what is not there is not found, as in Triton's own metadata and configuration",
+    ),
+    Known(
+        bare_grpc(*(f"Model{what} 'sums' 'x'" for what in ("Metadata", "Config", "Statistics")), "version x"),
+        "verdict",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        VERSION_X,
+    ),
+    Known(bare_grpc("ModelReady 'sums' 'x'"), "verdict", "INVALID_ARGUMENT", "OK", VERSION_X),
+    Known(
+        bare_grpc("shared memory"),
+        "verdict",
+        "NOT_FOUND",
+        "INVALID_ARGUMENT",
+        "poise offers no shared memory to clients, so there is no region to be found",
+    ),
+    Known(
+        bare_grpc("no message"),
+        "verdict",
+        "INTERNAL",
+        "INVALID_ARGUMENT",
+        "a request that cannot be read is the client's fault",
+    ),
+    Known(
+        bare_grpc("an unknown method"),
+        "error",
+        "",
+        TEXT,
+        "whose words it is: gRPC's own",
     ),
     Known(
         bare("shape ?4611686018427387904, 4?"),
@@ -256,6 +359,27 @@ STRICT: list[Known] = [
         "200",
         "400",
         "two wishes for one output may contradict each other",
+    ),
+    Known(
+        bare_grpc("an output twice"),
+        "verdict",
+        "OK",
+        "INVALID_ARGUMENT",
+        "two wishes for one output may contradict each other",
+    ),
+    Known(
+        bare_grpc("more raw contents than inputs"),
+        "verdict",
+        "OK",
+        "INVALID_ARGUMENT",
+        "what belongs to no input was meant for one",
+    ),
+    Known(
+        bare_grpc("timeout -5 as int64_param"),
+        "verdict",
+        "OK",
+        "INVALID_ARGUMENT",
+        "a negative timeout is a mistake, as over HTTP, where Triton refuses it too",
     ),
     Known(
         bare("data nested in another way"),
@@ -367,14 +491,18 @@ OTHERWISE: list[Known] = [
         "of the same",
     ),
     Known(
-        each(HTTP, "infer difference and sum") + bare("outputs in another order"),
+        each(ALL, "infer difference and sum")
+        + bare("outputs in another order")
+        + bare_grpc("outputs in another order"),
         "*outputs.0.name",
         "sum",
         "difference",
         "outputs come in the order in which they were asked for; clients go by their names",
     ),
     Known(
-        each(HTTP, "infer difference and sum") + bare("outputs in another order"),
+        each(ALL, "infer difference and sum")
+        + bare("outputs in another order")
+        + bare_grpc("outputs in another order"),
         "*outputs.1.name",
         "difference",
         "sum",
@@ -395,4 +523,29 @@ OTHERWISE: list[Known] = [
     ),
 ]
 
-KNOWN = [*OWN, *STATUSES, *LENIENT, *STRICT, *OTHERWISE]
+SWAPPED_RAW = Matcher("base64", lambda value: isinstance(value, str) and len(value) % 4 == 0)
+OTHERWISE += [
+    Known(
+        each(GRPC, "infer difference and sum") + bare_grpc("outputs in another order"),
+        "*aw*utput*ontents.?",
+        SWAPPED_RAW,
+        SWAPPED_RAW,
+        "of the same; that the values are the right ones is seen in the arrays by their names",
+    ),
+    Known(
+        each(ALL, "statistics of moody"),
+        "execution_count",
+        1,
+        ABSENT,
+        "a batch that failed is no execution",
+    ),
+    Known(
+        each(ALL, "statistics of moody"),
+        "batch_stats 1.compute_*",
+        1,
+        ABSENT,
+        "a batch that failed is no execution",
+    ),
+]
+
+KNOWN = [*CONFIGURATION, *OWN, *STATUSES, *LENIENT, *STRICT, *OTHERWISE]

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.servers import serving
 
@@ -44,6 +45,8 @@ PLAIN = [
     "FP64",
 ]
 MODELS: dict[str, tuple[list[Tensor], list[Tensor]]] = {
+    "brief": ([("short", "BF16", WIDTH)], [("same", "BF16", WIDTH)]),
+    "moody": ([("mood", "FP32", 1)], [("rest", "FP32", 1)]),
     "sums": (
         [("left", "FP32", 4), ("right", "FP32", 4)],
         [("sum", "FP32", 4), ("difference", "FP32", 4)],
@@ -53,10 +56,8 @@ MODELS: dict[str, tuple[list[Tensor], list[Tensor]]] = {
         [(f"out_{datatype.lower()}", datatype, WIDTH) for datatype in PLAIN],
     ),
     "words": ([("word", "BYTES", WIDTH)], [("drow", "BYTES", WIDTH)]),
-    "brief": ([("short", "BF16", WIDTH)], [("same", "BF16", WIDTH)]),
-    "moody": ([("mood", "FP32", 1)], [("rest", "FP32", 1)]),
 }
-"""Model -> its inputs and outputs; ``models/arithmetic.py`` says what it does."""
+"""Model -> its inputs and outputs, in the order in which Triton lists them; ``models/arithmetic.py`` says what it does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _pbtxt(model: str) -> str:
             *groups,
             "instance_group { count: 1, kind: KIND_CPU }",
             "dynamic_batching {",
-            "  priority_levels: 3",
+            "  priority_levels: 8",
             "  default_priority_level: 2",
             "  default_queue_policy {",
             "    timeout_action: REJECT, allow_timeout_override: true",
@@ -116,8 +117,7 @@ def _write_service(folder: Path, model: str) -> Path:
     shutil.copy(HERE / "models/poise_model.py", folder / "model.py")
     shutil.copy(HERE / "models/arithmetic.py", folder)
     inputs, outputs = (
-        {name: {"datatype": datatype, "shape": [width]} for name, datatype, width in tensors}
-        for tensors in MODELS[model]
+        {name: _spec(datatype, width) for name, datatype, width in tensors} for tensors in MODELS[model]
     )
     max_batch = 1 if model == "moody" else MAX_BATCH
     service = {
@@ -140,6 +140,11 @@ def _write_service(folder: Path, model: str) -> Path:
     profile = {"format": 1, "service": model, "variants": [variant]}
     (folder / "profile.json").write_text(json.dumps(profile))
     return folder
+
+
+def _spec(datatype: str, width: int) -> dict[str, Any]:
+    spec: dict[str, Any] = {"datatype": datatype, "shape": [width]}
+    return spec | ({"max_bytes": 64} if datatype == "BYTES" else {})
 
 
 @contextlib.contextmanager
