@@ -1,4 +1,4 @@
-"""An HTTP front end to be attacked: a real one on a real socket, in this process, before a service that answers nothing.
+"""An HTTP front end to be attacked: a real one on a real socket, in this process, before a service that knows nothing.
 
 Its clock is the event loop's plus what a test adds to it.
 """
@@ -8,6 +8,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from poise.scheduling.commands import Answer, AnswerPart
 
 WIRE = wire_of(open_service(TINY).service, max_items=100)
 ANSWER_S = 20.0
-"""A client that waits longer has found nothing out."""
+"""A client that waits longer waits in vain."""
 
 lifted: dict[str, Any] = {}
 """Limits that are not held while their guard is taken away."""
@@ -141,6 +142,7 @@ class Target:
         self.listener.setblocking(False)
         self.address: tuple[str, int] = self.listener.getsockname()
         self.guard = guard
+        self._clients: list[Client] = []
         self._thread = threading.Thread(target=self._run)
         self._started = threading.Event()
 
@@ -164,6 +166,8 @@ class Target:
         assert self._started.wait(ANSWER_S)
 
     def stop(self) -> None:
+        for client in self._clients:
+            client.socket.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(ANSWER_S)
         self.listener.close()
@@ -188,20 +192,23 @@ class Target:
         self.do(forward)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds on the event loop; pytest's timeout ends it."""
+        """Wait until something holds on the event loop; an AssertionError where it does not."""
+        end_s = time.monotonic() + ANSWER_S
         while not self.do(holds):
-            pass
+            assert time.monotonic() < end_s, "waited for in vain"
 
     def connect(self) -> Client:
-        return Client(self.address)
+        client = Client(self.address)
+        self._clients.append(client)
+        return client
 
     def ask(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
         """Send one request on a connection of its own."""
-        with contextlib.closing(self.connect().socket) as end:
-            client = Client.__new__(Client)
-            client.socket, client._read = end, b""
-            client.send(data)
-            return client.reply(head_only=data.startswith(b"HEAD "))
+        client = self.connect()
+        client.send(data)
+        reply = client.reply(head_only=data.startswith(b"HEAD "))
+        client.socket.close()
+        return reply
 
 
 @contextlib.contextmanager
