@@ -47,12 +47,14 @@ def _register() -> None:
     from poise.cli.load import load
     from poise.cli.plan import plan
     from poise.cli.profile import profile
+    from poise.cli.reload import reload
     from poise.cli.serve import serve
     from poise.cli.simulate import simulate
     from poise.cli.train_forecaster import train_forecaster
 
-    commands = (check, profile, plan, allocate, serve, infer, load, simulate, history, train_forecaster, demo)
-    for command in commands:
+    prepare = (check, profile, plan, allocate)
+    run = (serve, reload, infer, load, history)
+    for command in (*prepare, *run, simulate, train_forecaster, demo):
         app.command()(command)
 
 

@@ -156,8 +156,8 @@ def serve(
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
         origins=None if origin is None else tuple(origin),
-        cache=cache,
-        history=history,
+        cache=None if cache is None else str(cache),
+        history=None if history is None else str(history),
         grace_s=grace_s,
         max_body_mb=max_body_mb,
         arena_mb=arena_mb,
@@ -167,12 +167,13 @@ def serve(
     file = server_file_of(flags)
     configure_logging(file.telemetry.log_level, as_json=file.telemetry.log_json)
     settings = settings_of(file, CellSettings(policy=policy, record=record))
+    kept = None if file.history is None else Path(file.history)
     names: list[str] = []
 
     def configure(closed: Collection[str]) -> Configuration:
         opened = tuple(opened_services(services))
         names[:] = [each.name for each in opened]
-        adapting = adapting_of(opened, adapter, cores, file.history, closed=closed, cache=file.cache)
+        adapting = adapting_of(opened, adapter, cores, kept, closed=closed, cache=settings.cells.cache)
         return Configuration(opened, adapting, frozenset(closed))
 
     status = run_server(

@@ -32,8 +32,8 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     origins: tuple[str, ...] | None = None
-    cache: Path | None = None
-    history: Path | None = None
+    cache: str | None = None
+    history: str | None = None
     grace_s: float | None = None
     max_body_mb: float | None = None
     arena_mb: float | None = None
@@ -70,8 +70,9 @@ def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
         ConfigError: a cache folder that is none.
     """
     host = file.http.host or "127.0.0.1"
-    if file.cache is not None and not file.cache.is_dir():
-        raise ConfigError(f"got {str(file.cache)!r}", field="cache", expected="a folder that is there")
+    cache = None if file.cache is None else Path(file.cache)
+    if cache is not None and not cache.is_dir():
+        raise ConfigError(f"got {str(cache)!r}", field="cache", expected="a folder that is there")
     return ServerSettings(
         host=host,
         port=file.http.port,
@@ -84,7 +85,7 @@ def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
         tls=file.tls,
         repository=file.repository,
         feedback=file.feedback,
-        cells=replace(cells, arena_bytes=file.arena_bytes, cache=file.cache),
+        cells=replace(cells, arena_bytes=file.arena_bytes, cache=cache),
     )
 
 
@@ -112,7 +113,7 @@ def _token(entry: TokenEntry) -> Token:
     if entry.sha256 is not None:
         return Token(bytes.fromhex(entry.sha256), identity)
     assert entry.file is not None
-    return Token.of(read_secret(entry.file), identity)
+    return Token.of(read_secret(Path(entry.file)), identity)
 
 
 def _http(flags: Flags, address: Address) -> Address:
@@ -140,9 +141,15 @@ def _tls(flags: Flags, file: ServerFile) -> TlsFiles | None:
     if (flags.tls_cert is None) != (flags.tls_key is None):
         raise ConfigError("got one of --tls-cert and --tls-key", expected="both")
     if flags.tls_cert is not None and flags.tls_key is not None:
-        return TlsFiles(certificate=flags.tls_cert, key=flags.tls_key, client_ca=flags.tls_client_ca)
+        return TlsFiles(
+            certificate=str(flags.tls_cert), key=str(flags.tls_key), client_ca=_text(flags.tls_client_ca)
+        )
     if flags.tls_client_ca is not None:
         if file.tls is None:
             raise ConfigError("got --tls-client-ca alone", expected="--tls-cert and --tls-key beside it")
-        return replace(file.tls, client_ca=flags.tls_client_ca)
+        return replace(file.tls, client_ca=str(flags.tls_client_ca))
     return file.tls
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

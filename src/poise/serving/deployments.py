@@ -35,7 +35,7 @@ from poise.serving.deployment import (
 )
 from poise.serving.metrics import CellMetrics
 
-LINGER_S = 1.0
+LINGER_S = 0.5
 """So long a deployment still takes jobs once the gates lead past it: of requests that were being read meanwhile."""
 
 Configure = Callable[[Collection[str]], Configuration]

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -95,7 +96,10 @@ def run_server(
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
         WorkerError: a worker cannot start.
     """
-    tls = None if settings.tls is None else Tls(*msgspec.structs.astuple(settings.tls))
+    tls = None
+    if settings.tls is not None:
+        ca = settings.tls.client_ca
+        tls = Tls(Path(settings.tls.certificate), Path(settings.tls.key), None if ca is None else Path(ca))
     tokens = read_tokens()
     guarded = settings.insecure or tokens is not None
     if settings.grpc_port is not None:

@@ -37,9 +37,9 @@ class Address(FileStruct, frozen=True, kw_only=True):
 class TlsFiles(FileStruct, frozen=True, kw_only=True):
     """Files of PEM. ``client_ca``: clients must show a certificate that one of these has signed."""
 
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
+    certificate: str
+    key: str
+    client_ca: str | None = None
 
 
 class TokenEntry(FileStruct, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ class TokenEntry(FileStruct, frozen=True, kw_only=True):
 
     name: str
     sha256: str | None = None
-    file: Path | None = None
+    file: str | None = None
     classes: tuple[str, ...] | None = None
     admin: bool = False
 
@@ -90,8 +90,8 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
     tokens: tuple[TokenEntry, ...] | None = None
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
-    history: Path | None = None
-    cache: Path | None = None
+    history: str | None = None
+    cache: str | None = None
     telemetry: Telemetry = Telemetry()
     repository: bool = False
     feedback: bool = False
@@ -136,23 +136,20 @@ def open_server_file(path: Path) -> ServerFile:
 
 def _placed(file: ServerFile, folder: Path) -> ServerFile:
     """Return a server file with its paths put below its folder, where they do not begin at the root."""
+
+    def place(path: str | None) -> str | None:
+        return None if path is None else str(folder / path)
+
     tls = file.tls
     if tls is not None:
         tls = TlsFiles(
-            certificate=folder / tls.certificate,
-            key=folder / tls.key,
-            client_ca=None if tls.client_ca is None else folder / tls.client_ca,
+            certificate=str(folder / tls.certificate),
+            key=str(folder / tls.key),
+            client_ca=place(tls.client_ca),
         )
     tokens = file.tokens
     if tokens is not None:
-        tokens = tuple(
-            token if token.file is None else msgspec.structs.replace(token, file=folder / token.file)
-            for token in tokens
-        )
+        tokens = tuple(msgspec.structs.replace(token, file=place(token.file)) for token in tokens)
     return msgspec.structs.replace(
-        file,
-        tls=tls,
-        tokens=tokens,
-        history=None if file.history is None else folder / file.history,
-        cache=None if file.cache is None else folder / file.cache,
+        file, tls=tls, tokens=tokens, history=place(file.history), cache=place(file.cache)
     )

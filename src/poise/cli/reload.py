@@ -1,0 +1,100 @@
+"""``poise reload``: have a server read its files anew, while it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import ssl
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from poise.cli.console import out, print_json
+from poise.cli.infer import TOKEN
+from poise.client.address import Endpoint, parse_url, tls_of
+from poise.errors import ConfigError
+from poise.ingress.repository import RELOAD_PATH, Reloaded
+from poise.ingress.tokens import read_secret
+
+NOT_CHANGED = "the server goes on as it was"
+
+
+class _Problem(msgspec.Struct):
+    error: str
+
+
+def reload(
+    server: Annotated[
+        str, typer.Argument(help="A server: its URL, or the number of its process on this machine.")
+    ] = "http://127.0.0.1:8000",
+    *,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"A file with an admin's token (default: that in {TOKEN}, if any).")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="Who signed the server's certificate, in PEM, if not a public one.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="How long to wait for the answer.", min=0.1)] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Have a server read its service files, tokens and certificates anew; no job is lost.
+
+    What is wrong is refused as a whole, with the reason, and the server goes on as it was. A process is only told
+    (SIGHUP): its log says what came of it.
+    """
+    if server.isdigit():
+        _hang_up(int(server))
+        if as_json:
+            print_json({"pid": int(server), "told": True})
+        else:
+            out.print(f"process {server} was told; its log says what came of it", highlight=False)
+        return
+    token = os.environ.get(TOKEN) if token_file is None else read_secret(token_file)
+    reloaded = _ask(parse_url(server), token, ca, timeout_s)
+    if as_json:
+        print_json(reloaded)
+        return
+    for name, changes in reloaded.services.items():
+        out.print(f"{name}: {', '.join(changes)}", highlight=False)
+    changed = "reloaded" if reloaded.services else "reloaded; the files are as they were"
+    out.print(f"{changed} ({reloaded.took_s:.1f} s)", highlight=False)
+
+
+def _hang_up(pid: int) -> None:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"serve" not in command:
+            raise ConfigError(f"process {pid} is no server of poise", expected="a process of poise serve")
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        raise ConfigError(f"process {pid}: {error.strerror}", expected="a process of poise serve") from None
+
+
+def _ask(endpoint: Endpoint, token: str | None, ca: Path | None, timeout_s: float) -> Reloaded:
+    try:
+        given = None if ca is None else ssl.create_default_context(cafile=ca)
+        tls = tls_of(endpoint, given)
+        connection = (
+            http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
+            if tls is None
+            else http.client.HTTPSConnection(endpoint.host, endpoint.port, timeout=timeout_s, context=tls)
+        )
+        with contextlib.closing(connection):
+            headers = {} if token is None else {"authorization": f"Bearer {token}"}
+            connection.request("POST", endpoint.root + RELOAD_PATH, b"", headers)
+            response = connection.getresponse()
+            status, body = response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ConfigError(f"{endpoint.url} did not answer: {reason}", expected="a running server") from None
+    try:
+        if status == http.client.OK:
+            return msgspec.json.decode(body, type=Reloaded)
+        problem = msgspec.json.decode(body, type=_Problem).error
+    except msgspec.DecodeError:
+        raise ConfigError(f"{endpoint.url} answered as no server of poise does (status {status})") from None
+    raise ConfigError(f"refused: {problem}; {NOT_CHANGED}")

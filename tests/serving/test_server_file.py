@@ -1,0 +1,160 @@
+"""The server file: what it may say, what is wrong with it and where, and which flags beat it."""
+
+from pathlib import Path
+
+import pytest
+from tests.servers import serving
+from tests.serving.test_adapted_server import EMULATED, emulated_service
+
+from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
+from poise.errors import ConfigError
+from poise.serving.deployment import CellSettings
+from poise.serving.server_file import Address, ServerFile, open_server_file
+
+WHOLE = """
+format: 1
+http: {host: 127.0.0.1, port: 9000}
+grpc: {port: 9010}
+tls: {certificate: tls/cert.pem, key: /etc/poise/key.pem}
+tokens:
+- {name: team, sha256: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef, classes: [bulk]}
+- {name: operator, file: operator.token, admin: true}
+origins: [https://dashboard.example.org]
+limits: {body_bytes: 1000000, connections: 50, idle_s: 10}
+history: state/history.sqlite
+cache: state
+telemetry: {log_json: true, log_level: warning, otel_endpoint: http://127.0.0.1:4318, sample_frac: 0.1}
+repository: true
+feedback: true
+grace_s: 10
+arena: 64MiB
+"""
+
+
+def opened(tmp_path: Path, text: str) -> ServerFile:
+    (tmp_path / "server.yaml").write_text(text)
+    return open_server_file(tmp_path / "server.yaml")
+
+
+def test_everything_that_a_file_may_say(tmp_path):
+    file = opened(tmp_path, WHOLE)
+    assert file.http == Address(host="127.0.0.1", port=9000)
+    assert file.grpc == Address(port=9010)
+    assert file.tls is not None
+    assert (file.tls.certificate, file.tls.key) == (str(tmp_path / "tls/cert.pem"), "/etc/poise/key.pem")
+    assert file.tokens is not None
+    assert [(token.name, token.admin) for token in file.tokens] == [("team", False), ("operator", True)]
+    assert file.tokens[1].file == str(tmp_path / "operator.token")
+    assert file.limits.connections == 50
+    assert file.limits.headers == 64
+    assert (file.history, file.cache) == (
+        str(tmp_path / "state/history.sqlite"),
+        str(tmp_path / "state"),
+    )
+    assert file.arena_bytes == 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http: {port: 8000}", r"server.yaml:1: missing field 'format'"),
+        ("format: 2", r"server.yaml:1: format: "),
+        (
+            "format: 1\nhtp: {port: 1}",
+            r"server.yaml:2: htp: unknown field 'htp', expected one of format, http",
+        ),
+        ("format: 1\nhttp: {port: 70000}", r"server.yaml:2: http.*got port 70000, expected 0 to 65535"),
+        ("format: 1\nhttp: {}", r"server.yaml:2: http: missing field 'port'"),
+        ("format: 1\n\nlimits:\n  body_byts: 1", r"server.yaml:4: limits.body_byts: unknown field"),
+        (
+            "format: 1\nlimits: {connections: 0}",
+            r"limits.*got connections 0, expected a whole number of at least 1",
+        ),
+        ("format: 1\ntls: {certificate: a.pem}", r"server.yaml:2: tls: missing field 'key'"),
+        ("format: 1\ntokens: [{name: a}]", r"got token 'a' with neither or both, expected sha256 or file"),
+        ("format: 1\ntokens: [{name: a, sha256: ff}]", r"sha256: got 'ff', expected 64 of 0-9 a-f"),
+        ("format: 1\ntokens: [{name: a b, file: x}]", r"name: got 'a b', expected 1 to 64 of"),
+        ("format: 1\ntokens: [{name: a, file: x}, {name: a, file: y}]", r"tokens: got name 'a' twice"),
+        ("format: 1\norigins: [example.org]", r"origins: got 'example.org', expected https://HOST"),
+        (
+            "format: 1\ntelemetry: {log_level: loud}",
+            r"server.yaml:2: telemetry.log_level: got 'loud', expected one of",
+        ),
+        ("format: 1\ntelemetry: {sample_frac: 2}", r"got sample_frac 2.0, expected a number from 0 to 1"),
+        ("format: 1\narena: much", r"got arena 'much', expected a positive size"),
+        ("format: 1\nformat: 1", r"server.yaml:2: format: duplicate key"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words):
+    with pytest.raises(ConfigError, match=words):
+        opened(tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"no server file at .*none\.yaml.*No such file"):
+        open_server_file(tmp_path / "none.yaml")
+
+
+def test_flags_beat_the_file(tmp_path):
+    opened(tmp_path, WHOLE)
+    given = Flags(
+        config=tmp_path / "server.yaml",
+        port=0,
+        grace_s=1.0,
+        max_body_mb=2.0,
+        arena_mb=1.0,
+        cache=str(tmp_path),
+    )
+    file = server_file_of(given)
+    settings = settings_of(file, CellSettings(policy="edf"))
+    assert (settings.port, settings.grpc_port, settings.grace_s) == (0, 0, 1.0)
+    assert settings.limits.body_bytes == 2 * 2**20
+    assert settings.limits.connections == 50
+    assert (settings.cells.policy, settings.cells.arena_bytes) == ("edf", 2**20)
+    assert settings.repository
+    assert server_file_of(Flags(config=tmp_path / "server.yaml", grpc=False)).grpc is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "grpc"),
+    [
+        (Flags(), Address(port=8001)),
+        (Flags(port=9000), Address(port=9001)),
+        (Flags(port=0), Address(port=0)),
+        (Flags(port=9000, grpc_port=7), Address(port=7)),
+        (Flags(grpc=False), None),
+    ],
+)
+def test_grpc_has_the_port_after_that_of_http(flags, grpc):
+    assert server_file_of(flags).grpc == grpc
+
+
+def test_tokens_of_file_and_flag_are_of_different_names(tmp_path):
+    for name in ("operator.token", "more"):
+        (tmp_path / name).write_text(f"operator: {'x' * 32}" if name == "more" else "y" * 32)
+        (tmp_path / name).chmod(0o600)
+    file = opened(tmp_path, WHOLE)
+    tokens = tokens_of(file, None)
+    assert tokens is not None
+    assert [token.identity.classes for token in tokens] == [frozenset({"bulk"}), None]
+    assert tokens_of(ServerFile(format=1), None) is None
+    with pytest.raises(ConfigError, match="tokens: got name 'operator' twice"):
+        tokens_of(file, tmp_path / "more")
+
+
+def test_a_service_folder_may_be_read_only(tmp_path):
+    service = emulated_service(tmp_path / "tiny", EMULATED)
+    state = tmp_path / "state"
+    state.mkdir()
+    (tmp_path / "server.yaml").write_text("format: 1\ncache: state\nhistory: state/history.sqlite\n")
+    before = sorted(path.name for path in service.iterdir())
+    with serving(service, "--config", str(tmp_path / "server.yaml")) as server:
+        assert server.request("GET", "/v2/health/ready")[0] == 200
+        assert server.terminate() == 0
+    assert sorted(path.name for path in service.iterdir()) == before
+    assert {"tiny.emulated_profile.json.rates", "history.sqlite"} <= {path.name for path in state.iterdir()}
+
+
+def test_a_cache_that_is_no_folder(tmp_path):
+    with pytest.raises(ConfigError, match=r"cache: got '.*none', expected a folder that is there"):
+        settings_of(server_file_of(Flags(cache=str(tmp_path / "none"))), CellSettings())
