@@ -18,6 +18,7 @@ from poise.ingress.gate import Gate, Gates, PendingJob, Refused, outcome_of
 from poise.ingress.guard import Identity, check_admin, check_class
 from poise.ingress.limits import Limits
 from poise.ingress.repository import Repository, models_in
+from poise.ingress.trace import CALL
 from poise.protocol import inference_pb2 as pb
 from poise.protocol import status
 from poise.protocol.codec import shown
@@ -97,7 +98,11 @@ class GrpcMethods:
                 deadline_s = min(request.deadline_s, max(0.0, until_s - time.monotonic()))
                 request = msgspec.structs.replace(request, deadline_s=deadline_s)
         check_class(identity, request.slo_class)
-        return _answer(gate, gate.admit(request), request.reply)
+        taken = gate.admit(request)
+        trace = CALL.get()
+        if trace is not None:
+            trace.taken(gate, taken)
+        return _answer(gate, taken, request.reply)
 
     def _gate(self, name: str, version: str) -> Gate:
         gate = self._gates.get(name)

@@ -15,11 +15,15 @@ from poise.ingress.grpc_methods import CallError, GrpcMethods, Method
 from poise.ingress.guard import Guard, Identity
 from poise.ingress.limits import Limits
 from poise.ingress.repository import Repository
+from poise.ingress.trace import grpc_trace
 from poise.protocol import status
+from poise.telemetry.tracing import Tracer
+from poise.telemetry.traffic import Traffic
 
 PING_INTERVAL_S = 10.0
 """Clients may ask whether the server is there as often as this; more often is taken for abuse."""
 SERVICE = "inference.GRPCInferenceService"
+INFER = "ModelInfer"
 
 _REASON = "poise-reason"
 _CODES = {code.name: code for code in grpc.StatusCode}
@@ -31,10 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class GrpcServer:
-    """A running server. ``port`` is the one that it listens on."""
+    """A running server. ``port`` is the one that it listens on, ``traffic`` what it counts."""
 
-    def __init__(self, server: grpc.aio.Server, port: int) -> None:
+    def __init__(self, server: grpc.aio.Server, port: int, traffic: Traffic) -> None:
         self.port = port
+        self.traffic = traffic
         self._server = server
 
     async def stop(self, grace_s: float) -> None:
@@ -51,17 +56,19 @@ async def start_grpc(
     *,
     extensions: Sequence[str] = (),
     repository: Repository | None = None,
+    tracer: Tracer | None = None,
 ) -> GrpcServer:
     """Listen on an address, ``host:port``; port 0 takes a free one. Without credentials there is no TLS.
 
-    ``extensions``: what the metadata tells of; ``repository`` None: there is none.
+    ``extensions``: what the metadata tells of; ``repository`` None: there is none; ``tracer`` None: nothing is traced.
 
     Raises:
         ConfigError: nobody can listen there.
     """
     methods = GrpcMethods(gates, limits, extensions, repository)
+    traffic = Traffic("grpc")
     server = grpc.aio.server(
-        handlers=(_Door(methods, guard, limits),),
+        handlers=(_Door(methods, guard, limits, traffic, tracer),),
         options=_options(limits),
         maximum_concurrent_rpcs=limits.connections,
     )
@@ -75,7 +82,7 @@ async def start_grpc(
             f"cannot listen on {address} for gRPC", expected="an address of this machine and a free port"
         ) from None
     await server.start()
-    return GrpcServer(server, port)
+    return GrpcServer(server, port, traffic)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
@@ -85,7 +92,6 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", limits.head_bytes),
         ("grpc.absolute_max_metadata_size", limits.head_bytes),
-        ("grpc.max_concurrent_streams", limits.connections),
         ("grpc.server_handshake_timeout_ms", round(limits.head_s * 1e3)),
         ("grpc.max_connection_idle_ms", round(limits.idle_s * 1e3)),
         # a client that is gone without a word is found out, and its jobs are taken off the queue
@@ -99,10 +105,14 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
 class _Door(grpc.GenericRpcHandler):
     """What every call of every method comes through, known or not: who asks is found out here, and nowhere else."""
 
-    def __init__(self, methods: GrpcMethods, guard: Guard, limits: Limits) -> None:
-        self._methods = {f"/{SERVICE}/{name}": method for name, method in methods.table().items()}
+    def __init__(
+        self, methods: GrpcMethods, guard: Guard, limits: Limits, traffic: Traffic, tracer: Tracer | None
+    ) -> None:
+        self._methods = {f"/{SERVICE}/{name}": (name, method) for name, method in methods.table().items()}
         self._guard = guard
         self._limits = limits
+        self._traffic = traffic
+        self._tracer = tracer
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return how a call is answered; None where there is no such method."""
@@ -111,29 +121,38 @@ class _Door(grpc.GenericRpcHandler):
             identity = self._guard.identify(_text(given.get("authorization")))
             self._guard.check_origin(_text(given.get("origin")))
         except RequestError as error:
-            return _refusal(CallError.of(error))
-        method = self._methods.get(handler_call_details.method)
+            refused = CallError.of(error)
+            self._count("", refused.status)
+            return _refusal(refused)
+        name, method = self._methods.get(handler_call_details.method, ("", None))
         if method is None:
+            self._traffic.requests["", "UNIMPLEMENTED"] += 1
             return None
 
         async def behave(_: object, context: Context) -> bytes:
+            trace = None
+            if self._tracer is not None and name == INFER:
+                trace = grpc_trace(self._tracer, _text(given.get("traceparent")), SERVICE, name)
+            code = status.CLIENT_GONE  # unless the call comes to an end of its own
             try:
-                return await (await self._taken_in(method, identity, context))
-            except CallError as error:
-                await _abort(context, error)
-            except RequestError as error:
-                await _abort(context, CallError.of(error))
-            except InternalError:
-                await _abort(context, CallError(status.INTERNAL, status.GENERIC))
-            except grpc.aio.AbortError:
-                raise
-            except Exception:
-                log.exception("a call of %s failed", handler_call_details.method)
-                await _abort(context, CallError(status.INTERNAL, status.GENERIC))
+                answer = await (await self._taken_in(method, identity, context))
+                code = status.OK
+                return answer
+            except Exception as error:
+                told = _told(error, name)
+                code = told.status
+                await _abort(context, told)
+            finally:
+                self._count(name, code)
+                if trace is not None:
+                    trace.end(code, **{"rpc.grpc.status_code": _CODES[status.grpc_status(code)].value[0]})
             raise AssertionError("a call goes on after its end")
 
         # One message is all that comes, but so its bytes are ours alone, and gone before the job waits.
         return grpc.stream_unary_rpc_method_handler(behave)
+
+    def _count(self, name: str, code: int) -> None:
+        self._traffic.requests[name, status.grpc_status(code)] += 1
 
     async def _taken_in(self, method: Method, identity: Identity, context: Context) -> Awaitable[bytes]:
         try:
@@ -144,6 +163,17 @@ class _Door(grpc.GenericRpcHandler):
         if not isinstance(message, bytes):
             raise MalformedRequestError("got a call without a message, expected one")
         return await method(identity, message, context.time_remaining())
+
+
+def _told(error: Exception, name: str) -> CallError:
+    """Return how an error is told; what is a fault of ours goes to the log."""
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, RequestError):
+        return CallError.of(error)
+    if not isinstance(error, InternalError):  # whoever raises that has logged it
+        log.error("a call of %s failed", name, exc_info=error)
+    return CallError(status.INTERNAL, status.GENERIC)
 
 
 def _refusal(error: CallError) -> Handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 
 from poise.ingress.gate import Answered, Gate, PendingJob, Refused
 from poise.ingress.routes import HttpRequest, Route
@@ -101,3 +102,19 @@ def http_trace(tracer: Tracer, request: HttpRequest, route: Route) -> RequestTra
 def end_http_trace(trace: RequestTrace, code: int) -> None:
     """End the trace of an HTTP request with the status of its reply."""
     trace.end(code, **{"http.response.status_code": code})
+
+
+CALL: ContextVar[RequestTrace | None] = ContextVar("CALL", default=None)
+"""The trace of the gRPC call whose task this is."""
+
+
+def grpc_trace(tracer: Tracer, traceparent: str | None, service: str, method: str) -> RequestTrace | None:
+    """Begin the trace of a gRPC call, in its own task; None where it is not traced."""
+    begun_s = time.monotonic()
+    context = tracer.begin(traceparent)
+    if context is None:
+        return None
+    attributes: dict[str, Attribute] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+    trace = RequestTrace(tracer, context, f"{service}/{method}", begun_s, attributes)
+    CALL.set(trace)
+    return trace
