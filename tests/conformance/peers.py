@@ -57,7 +57,7 @@ MODELS: dict[str, tuple[list[Tensor], list[Tensor]]] = {
     ),
     "words": ([("word", "BYTES", WIDTH)], [("drow", "BYTES", WIDTH)]),
 }
-"""Model -> its inputs and outputs, in the order in which Triton lists them; ``models/arithmetic.py`` says what it does."""
+"""Model -> its inputs and outputs, in the order in which Triton lists models; ``models/arithmetic.py`` computes."""
 
 
 @dataclasses.dataclass(frozen=True)
