@@ -19,7 +19,7 @@ from poise.errors import ConfigError
 from poise.files import open_service
 from poise.files.history import history_path
 from poise.forecasting.base import RateHistory
-from poise.telemetry.logs import configure_logging
+from poise.telemetry.logs import Level, configure_logging
 
 if TYPE_CHECKING:
     from poise.serving.adaptation import AdapterCore
@@ -134,6 +134,30 @@ def serve(
             rich_help_panel=FILES,
         ),
     ] = None,
+    log_level: Annotated[
+        Level | None, typer.Option(help="The least that is logged: info.", rich_help_panel=LOG)
+    ] = None,
+    log_json: Annotated[
+        bool | None,
+        typer.Option("--log-json", help="Log one JSON object a line.", rich_help_panel=LOG),
+    ] = None,
+    otel_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Send spans of requests to this OTLP collector: http://HOST:4318.",
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
+    sample_frac: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of requests that is traced, unless their clients say: 1.",
+            min=0,
+            max=1,
+            rich_help_panel=LOG,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="When ready, print one line of JSON: url, grpc, pid, service.")
     ] = False,
@@ -163,6 +187,10 @@ def serve(
         arena_mb=arena_mb,
         repository=repository,
         feedback=feedback,
+        log_json=log_json,
+        log_level=log_level,
+        otel_endpoint=otel_endpoint,
+        sample_frac=sample_frac,
     )
     file = server_file_of(flags)
     configure_logging(file.telemetry.log_level, as_json=file.telemetry.log_json)

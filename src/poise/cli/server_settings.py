@@ -13,7 +13,16 @@ from poise.ingress.guard import Identity, Token
 from poise.ingress.tokens import read_secret, read_token_file
 from poise.serving.deployment import CellSettings
 from poise.serving.server import ServerSettings
-from poise.serving.server_file import Address, ServerFile, TlsFiles, TokenEntry, open_server_file
+from poise.serving.server_file import (
+    Address,
+    ServerFile,
+    Telemetry,
+    TlsFiles,
+    TokenEntry,
+    open_server_file,
+)
+from poise.telemetry.logs import Level
+from poise.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +48,10 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     arena_mb: float | None = None
     repository: bool | None = None
     feedback: bool | None = None
+    log_json: bool | None = None
+    log_level: Level | None = None
+    otel_endpoint: str | None = None
+    sample_frac: float | None = None
 
 
 def server_file_of(flags: Flags) -> ServerFile:
@@ -54,7 +67,12 @@ def server_file_of(flags: Flags) -> ServerFile:
         if (value := getattr(flags, name)) is not None
     }
     file = replace(
-        file, **given, http=_http(flags, file.http), grpc=_grpc(flags, file), tls=_tls(flags, file)
+        file,
+        **given,
+        http=_http(flags, file.http),
+        grpc=_grpc(flags, file),
+        tls=_tls(flags, file),
+        telemetry=_telemetry(flags, file.telemetry),
     )
     if flags.max_body_mb is not None:
         file = replace(file, limits=replace(file.limits, body_bytes=round(flags.max_body_mb * 2**20)))
@@ -85,6 +103,7 @@ def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
         tls=file.tls,
         repository=file.repository,
         feedback=file.feedback,
+        tracing=_tracing(file.telemetry),
         cells=replace(cells, arena_bytes=file.arena_bytes, cache=cache),
     )
 
@@ -135,6 +154,31 @@ def _grpc(flags: Flags, file: ServerFile) -> Address | None:
         host = None if file.grpc is None else file.grpc.host
         return Address(host=host, port=flags.port and flags.port + 1)
     return file.grpc
+
+
+def _telemetry(flags: Flags, telemetry: Telemetry) -> Telemetry:
+    given = {
+        name: value
+        for name in ("log_json", "log_level", "otel_endpoint", "sample_frac")
+        if (value := getattr(flags, name)) is not None
+    }
+    return replace(telemetry, **given)
+
+
+def _tracing(telemetry: Telemetry) -> Tracing | None:
+    """Return how requests are traced; None without an endpoint.
+
+    Raises:
+        ConfigError: an endpoint that is no URL.
+    """
+    endpoint = telemetry.otel_endpoint
+    if not endpoint:
+        return None
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"got {endpoint!r}", field="otel_endpoint", expected="http://HOST:PORT of a collector"
+        )
+    return Tracing(endpoint=endpoint, sample_frac=telemetry.sample_frac)
 
 
 def _tls(flags: Flags, file: ServerFile) -> TlsFiles | None:

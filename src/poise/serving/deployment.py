@@ -103,13 +103,14 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What all cells of a server have in common.
 
     ``record``: where the scheduler's log goes; of several services each has its own, with its name added. ``cache``:
-    the folder of what is kept to start sooner; None: beside each profile.
+    the folder of what is kept to start sooner; None: beside each profile. ``traced``: whether any jobs are.
     """
 
     policy: str | None = None
     record: Path | None = None
     arena_bytes: int = DEFAULT_ARENA_BYTES
     cache: Path | None = None
+    traced: bool = False
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -316,6 +317,7 @@ def _cell(opened: Opened, scheduler: Scheduler, settings: CellSettings, place: P
         profile,
         arena_bytes=settings.arena_bytes,
         recorder=recorder,
+        traced=settings.traced,
         name=opened.name if name else "",
         scheduler=scheduler,
     )

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import uvloop
 from msgspec.structs import replace
+from prometheus_client.registry import Collector
 
 from poise.errors import ConfigError, ConflictError, NotReadyError
 from poise.ingress.guard import Guard, Token
@@ -25,11 +27,12 @@ from poise.ingress.http_server import HttpServer
 from poise.ingress.limits import Limits
 from poise.ingress.repository import add_reload_route, add_repository_routes
 from poise.ingress.tls import Tls
-from poise.serving.deployment import CellSettings
+from poise.serving.deployment import SWITCH_INTERVAL_S, CellSettings
 from poise.serving.deployments import Configure, Deployments
 from poise.serving.metrics import metrics_text
 from poise.serving.server_file import TlsFiles
 from poise.telemetry.process import ProcessMetrics
+from poise.telemetry.tracing import Tracing, open_tracer
 
 if TYPE_CHECKING:
     from poise.ingress.grpc_server import GrpcServer
@@ -47,7 +50,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is started. Units: ``grace_s`` in seconds. ``grpc_port`` None: not over gRPC.
 
     ``insecure``: other machines may ask without a token. ``origins`` are web pages whose scripts may ask.
-    ``repository``: clients may load and unload services; ``feedback``: they may send labels.
+    ``repository``: clients may load and unload services; ``feedback``: they may send labels. ``tracing`` None: no
+    request is traced.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +65,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
     repository: bool = False
     feedback: bool = False
+    tracing: Tracing | None = None
     cells: CellSettings = CellSettings()
 
 
@@ -202,29 +207,36 @@ async def _serve(
     access: Access,
     on_ready: OnReady,
 ) -> int:
-    deployments = Deployments(configure, settings.cells, settings.grace_s, access.renewed)
+    tracing = settings.tracing
+    tracer = None if tracing is None else open_tracer(tracing)
+    if tracer is not None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+    cells = replace(settings.cells, traced=tracer is not None)
+    deployments = Deployments(configure, cells, settings.grace_s, access.renewed)
     guard, tls = access.guard, access.tls
     http: HttpServer | None = None
     grpc: GrpcServer | None = None
     signals = _Signals()
     try:
         await deployments.prepare()
-        process = ProcessMetrics()
+        collectors: list[Collector] = [ProcessMetrics()]
         app = HttpApp(
             deployments.gates,
             guard,
             settings.limits,
-            lambda: metrics_text(deployments.metrics(), process, http_metrics),
+            lambda: metrics_text(deployments.metrics(), *collectors),
         )
+        app.tracer = tracer
         if not guard.open or is_loopback(listener.getsockname()[0]):
             add_reload_route(app, deployments)
         if settings.repository:
             add_repository_routes(app, deployments)
         http = HttpServer(app, settings.limits)
-        http_metrics = HttpMetrics(http)
+        collectors.append(HttpMetrics(http))
         await http.start(listener, None if tls is None else tls.http)
         listening = Listening(url_of(listener, tls))
         if settings.grpc_port is not None:
+            from poise.ingress.grpc_metrics import GrpcMetrics
             from poise.ingress.grpc_server import start_grpc
 
             _, (host, *_) = check_address(settings.grpc_host, settings.grpc_port, guarded=True)
@@ -236,7 +248,9 @@ async def _serve(
                 None if tls is None else tls.grpc_credentials(),
                 extensions=app.extensions,
                 repository=deployments if settings.repository else None,
+                tracer=tracer,
             )
+            collectors.append(GrpcMetrics(grpc))
             listening = replace(listening, grpc=_address(host, grpc.port))
         return await _until_stopped(deployments, signals, settings, lambda: on_ready(listening))
     finally:
@@ -246,6 +260,8 @@ async def _serve(
         if http is not None:
             await http.stop(TAKE_LIMIT_S)
             await http.app.stop()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
         signals.close()
 
 
