@@ -11,7 +11,6 @@ from tests.conformance.clients import Clients, Flavour, Tree
 from tests.conformance.conversation import LEFT, sums
 from tests.conformance.conversation_http import encode, tensor
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.utils import triton_to_np_dtype
 
 SETTLE_S = 60.0
 """How long a server may take to unload a model."""
@@ -109,20 +108,20 @@ def hold_repository(clients: Clients) -> dict[str, Tree]:
             answers[f"{name}: {said}"] = flavour.call(*call, **how)  # noqa: B023  (used at once)
 
         say("the index", "get_model_repository_index")
-        say("unload brief", "unload_model", "brief")
-        answers[f"{name}: the index without brief"] = _settled(flavour)
-        say("is_model_ready of what is unloaded", "is_model_ready", "brief")
+        say("unload moody", "unload_model", "moody")
+        answers[f"{name}: the index without it"] = _settled(flavour)
+        say("is_model_ready of what is unloaded", "is_model_ready", "moody")
         say("is_server_ready with one unloaded", "is_server_ready")
-        say("get_model_metadata of what is unloaded", "get_model_metadata", "brief")
-        say("get_model_config of what is unloaded", "get_model_config", "brief")
-        say("get_inference_statistics of what is unloaded", "get_inference_statistics", "brief")
-        short = [flavour.tensor("short", "BF16", np.ones((1, 3), triton_to_np_dtype("BF16")))]
-        say("infer with what is unloaded", "infer", "brief", short)
+        say("get_model_metadata of what is unloaded", "get_model_metadata", "moody")
+        say("get_model_config of what is unloaded", "get_model_config", "moody")
+        say("get_inference_statistics of what is unloaded", "get_inference_statistics", "moody")
+        mood = [flavour.tensor("mood", "FP32", np.zeros((1, 1), np.float32))]
+        say("infer with what is unloaded", "infer", "moody", mood)
         say("infer with what is not", "infer", "sums", sums(flavour))
-        say("load brief", "load_model", "brief")
+        say("load moody", "load_model", "moody")
         say("the index with it again", "get_model_repository_index")
-        say("infer with what is loaded again", "infer", "brief", short)
-        say("load it once more", "load_model", "brief")
+        say("infer with what is loaded again", "infer", "moody", mood)
+        say("load it once more", "load_model", "moody")
         say("load an unknown model", "load_model", "nobody")
         say("unload an unknown model", "unload_model", "nobody")
     for method, path, body in (

@@ -317,6 +317,79 @@ STATUSES: list[Known] = [
     ),
 ]
 
+REPOSITORY: list[Known] = [
+    Known(
+        each(HTTP, "load an unknown model"),
+        "verdict",
+        "500",
+        "404",
+        "what is not there is not found",
+    ),
+    Known(
+        each(GRPC, "load an unknown model"),
+        "verdict",
+        "StatusCode.INTERNAL",
+        "StatusCode.NOT_FOUND",
+        "what is not there is not found",
+    ),
+    Known(
+        each(HTTP, "unload an unknown model"),
+        "verdict",
+        "answered",
+        "404",
+        "what is not there is not found: its name was mistyped",
+    ),
+    Known(
+        each(GRPC, "unload an unknown model"),
+        "verdict",
+        "answered",
+        "StatusCode.NOT_FOUND",
+        "what is not there is not found: its name was mistyped",
+    ),
+    Known(
+        bare("POST /v2/repository/index nonsense", "POST /v2/repository/models/sums/load nonsense"),
+        "verdict",
+        "500",
+        "400",
+        "a request that cannot be read is the client's fault",
+    ),
+    Known(
+        bare("GET /v2/repository/models/sums/load "),
+        "allow",
+        ABSENT,
+        "POST",
+        "405 names the methods that there are (RFC 9110, 15.5.6)",
+    ),
+    Known(
+        bare("POST /v2/repository/x/models/sums/load "),
+        "verdict",
+        "501",
+        "404",
+        "there is one repository and no route to another",
+    ),
+    Known(
+        bare_grpc("repository index of another repository"),
+        "verdict",
+        "UNIMPLEMENTED",
+        "INVALID_ARGUMENT",
+        "there is one repository: the request names what cannot be",
+    ),
+    Known(
+        each(HTTP, "get_inference_statistics of what is unloaded"),
+        "verdict",
+        "400",
+        "404",
+        "what is not there is not found, as in Triton's own metadata and configuration",
+    ),
+    Known(
+        each(GRPC, "get_inference_statistics of what is unloaded"),
+        "verdict",
+        "StatusCode.INVALID_ARGUMENT",
+        "StatusCode.NOT_FOUND",
+        "what is not there is not found, as in Triton's own metadata and configuration",
+    ),
+]
+
 LENIENT: list[Known] = [
     Known(
         bare("more items than a batch")
@@ -335,6 +408,13 @@ LENIENT: list[Known] = [
         "400",
         "200",
         "much software sends deflate so, and it cannot be mistaken",
+    ),
+    Known(
+        bare("body: br"),
+        "verdict",
+        "501",
+        "415",
+        "a content coding that is not understood is 415 (RFC 9110, 15.5.16)",
     ),
     Known(
         bare("body: GZIP"),
@@ -548,4 +628,4 @@ OTHERWISE += [
     ),
 ]
 
-KNOWN = [*CONFIGURATION, *OWN, *STATUSES, *LENIENT, *STRICT, *OTHERWISE]
+KNOWN = [*CONFIGURATION, *OWN, *STATUSES, *REPOSITORY, *LENIENT, *STRICT, *OTHERWISE]

@@ -185,7 +185,7 @@ def poise(folder: Path, models: Iterable[str] = MODELS) -> Iterator[Peer]:
     """Run ``poise serve`` with both protocols and its repository open until the end of the block."""
     services = write_services(folder / "services", models)
     first, *others = services
-    options = [*map(str, others), "--grpc-port", "0"]
+    options = [*map(str, others), "--grpc-port", "0", "--repository"]
     with serving(first, *options) as server:
         yield Peer("poise", server.address, server.grpc_address)
 
