@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from tests.servers import TINY
 from poise.domain.job import Job
 from poise.files import open_service
 from poise.ingress.gate import Answered, Gates, PendingJob, Refused
+from poise.ingress.grpc_server import GrpcServer, start_grpc
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.http_server import HttpServer
@@ -90,8 +92,8 @@ class _Server(HttpServer):
 class Client:
     """One connection, as bytes."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, ANSWER_S)
+    def __init__(self, address: tuple[str, int], connected: socket.socket | None = None) -> None:
+        self.socket = connected or socket.create_connection(address, ANSWER_S)
         self._read = b""
 
     def send(self, data: bytes) -> None:
@@ -132,8 +134,13 @@ class Client:
 class Target:
     """A front end that runs in a thread of its own."""
 
-    def __init__(self, gate: StubGate, guard: Guard, limits: Limits) -> None:
+    def __init__(
+        self, gate: StubGate, guard: Guard, limits: Limits, *, tls: ssl.SSLContext | None, grpc: bool
+    ) -> None:
         self.gate = gate
+        self.tls = tls
+        self.grpc: GrpcServer | None = None
+        self._with_grpc = grpc
         self.limits = limits
         self.loop = uvloop.new_event_loop()
         self.troubles: list[dict[str, Any]] = []
@@ -152,14 +159,19 @@ class Target:
         self._started.set()
         self.loop.run_forever()
         self.loop.run_until_complete(self.server.stop(0.0))
+        if self.grpc is not None:
+            self.loop.run_until_complete(self.grpc.stop(0.0))
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
 
     async def _start(self) -> None:
-        self.app = HttpApp(Gates({"tiny": self.gate}), self.guard, self.limits, lambda: b"# metrics\n")
+        gates = Gates({"tiny": self.gate})
+        self.app = HttpApp(gates, self.guard, self.limits, lambda: b"# metrics\n")
         self.server = _Server(self.app, self.limits)
-        await self.server.start(self.listener)
+        await self.server.start(self.listener, self.tls)
+        if self._with_grpc:
+            self.grpc = await start_grpc(gates, self.guard, self.limits, "127.0.0.1:0")
 
     def start(self) -> None:
         self._thread.start()
@@ -213,17 +225,21 @@ class Target:
 
 @contextlib.contextmanager
 def attacked(
-    *, gate: StubGate | None = None, guard: Guard | None = None, quiet: bool = True, **limits: Any
+    *,
+    gate: StubGate | None = None,
+    guard: Guard | None = None,
+    tls: ssl.SSLContext | None = None,
+    grpc: bool = False,
+    **limits: Any,
 ) -> Iterator[Target]:
-    """Run a front end with some limits. ``quiet``: nothing may go wrong on its event loop."""
-    target = Target(gate or StubGate(), guard or Guard(), Limits(**(limits | lifted)))
+    """Run a front end with some limits; nothing may go wrong on its event loop."""
+    target = Target(gate or StubGate(), guard or Guard(), Limits(**(limits | lifted)), tls=tls, grpc=grpc)
     target.start()
     try:
         yield target
     finally:
         target.stop()
-    if quiet:
-        assert target.troubles == []
+    assert target.troubles == []
 
 
 def request(

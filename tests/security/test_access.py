@@ -9,7 +9,8 @@ import pytest
 from tests.security.target import INFER, attacked, infer, request, wave
 
 from poise.errors import ConfigError, RequestError
-from poise.ingress.guard import Guard, Identity, Token, check_class
+from poise.ingress.guard import Guard, Identity, Token
+from poise.ingress.routes import Reply
 from poise.serving.server import ServerSettings, bind
 
 SECRET = "a secret of some length"
@@ -169,9 +170,11 @@ def test_a_token_of_one_class_does_not_open_another():
         assert target.ask(infer(asked, bearer(SECRET)))[0] == 200
 
 
-def test_a_token_of_a_class_is_bound_to_it():
-    with pytest.raises(RequestError):
-        check_class(Identity("bound", frozenset({"bulk"})), "interactive")
+def test_only_who_may_changes_the_servers_state():
+    with attacked(guard=guarded()) as target:
+        target.app.routes.add("POST", "/change", lambda _: Reply(200), admin=True)
+        assert target.ask(request("POST", "/change", b"", [bearer(OTHER)]))[0] == 403
+        assert target.ask(request("POST", "/change", b"", [bearer(SECRET)]))[0] == 200
 
 
 def test_the_server_listens_on_this_machine_only_unless_told_otherwise():
