@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from google.protobuf.json_format import ParseDict
 from tests.servers import DATATYPES, MODALITY_INPUTS, Server, copy_endless, serving
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from poise.errors import ConfigError
 from poise.ingress.gate import Gates
@@ -135,6 +137,19 @@ def test_statistics_and_configuration(client, server, arrays):
     assert list(config.input[0].dims) == [2, 3]
     assert sum(group.count for group in config.instance_group) == 2
     assert config.dynamic_batching.default_queue_policy.allow_timeout_override
+
+
+def test_both_protocols_say_the_same(client, server):
+    for path, message, known in (
+        ("config", client.get_model_config("tiny").config, model_config_pb2.ModelConfig),
+        ("stats", client.get_inference_statistics("tiny"), service_pb2.ModelStatisticsResponse),
+    ):
+        status, _, body = server.request("GET", f"/v2/models/tiny/{path}")
+        assert status == 200
+        assert ParseDict(json.loads(body), known(), ignore_unknown_fields=True) == message
+    assert server.request("GET", "/v2/models/stats")[2] == server.request("GET", "/v2/models/tiny/stats")[2]
+    assert server.request("GET", "/v2/models/nix/stats")[0] == 404
+    assert server.request("GET", "/v2/models/nix/config")[0] == 404
 
 
 def call(address: str, method: str, message: bytes = b"", **options: Any) -> bytes:
