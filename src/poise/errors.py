@@ -7,6 +7,7 @@
     │   ├── UnauthorizedError       it needs a token, and has none that is valid
     │   ├── ForbiddenError          its token, or the page that it comes from, does not allow it
     │   ├── NotFoundError           no such service, version or route
+    │   ├── UnknownEncodingError    its body is compressed in a way that is not known
     │   ├── TooLargeError           over a cap on bytes, depth, elements or items
     │   ├── ConflictError           what it asks for does not go with how things stand
     │   ├── QueueFullError          the service has as many jobs queued as it may
@@ -39,6 +40,7 @@ __all__ = [
     "RequestError",
     "TooLargeError",
     "UnauthorizedError",
+    "UnknownEncodingError",
     "WorkerError",
 ]
 
@@ -104,6 +106,10 @@ class ForbiddenError(RequestError):
 
 class NotFoundError(RequestError):
     """There is no such service, version or route."""
+
+
+class UnknownEncodingError(RequestError):
+    """The request's body is compressed in a way that is not known."""
 
 
 class TooLargeError(RequestError):

@@ -19,7 +19,7 @@ from poise.errors import RequestError
 from poise.ingress.http_chunks import ChunkedBody
 from poise.ingress.http_head import HEAD_TOO_LONG, parse_head
 from poise.ingress.http_stream import LINGER_S, State, Stream
-from poise.ingress.routes import HttpRequest, Later, Reply, Route, error_reply
+from poise.ingress.routes import HttpRequest, Later, Reply, Route, error_reply, reply_to
 from poise.ingress.trace import end_http_trace, http_trace
 from poise.protocol import status
 
@@ -225,7 +225,7 @@ class HttpConnection(Stream):
         try:
             route = self._server.app.route(request, length or 0)
         except RequestError as error:
-            self._decline(error_reply(status.status_of_error(error), error.message), length)
+            self._decline(reply_to(error), length)
             return head_end
         except Exception:
             log.exception("a request to %r failed", request.target)
@@ -271,7 +271,7 @@ class HttpConnection(Stream):
         try:
             reached = chunks.feed(data, at, end)
         except RequestError as error:
-            self._reply(error_reply(status.status_of_error(error), error.message, close=True))
+            self._reply(reply_to(error, close=True))
             return end
         grown = len(chunks.content) - before
         if not server.take_body(grown):
@@ -306,7 +306,7 @@ class HttpConnection(Stream):
         try:
             reply = route.handler(request)
         except RequestError as error:
-            reply = error_reply(status.status_of_error(error), error.message)
+            reply = reply_to(error)
         except Exception:
             log.exception("a request to %r failed", request.target)
             reply = error_reply(status.INTERNAL, status.GENERIC)
@@ -325,7 +325,7 @@ class HttpConnection(Stream):
         try:
             return await coroutine
         except RequestError as error:
-            return error_reply(status.status_of_error(error), error.message)
+            return reply_to(error)
         except Exception:
             log.exception("a request to %r failed", request.target)
             return error_reply(status.INTERNAL, status.GENERIC)

@@ -14,7 +14,7 @@ from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson, is_large
 from poise.ingress.gate import Answered, Gate, Gates, Outcome, PendingJob, Refused, outcome_of
 from poise.ingress.guard import Identity, check_class
 from poise.ingress.limits import Limits
-from poise.ingress.routes import BINARY, JSON, Bytes, HttpRequest, Later, Reply, error_reply
+from poise.ingress.routes import BINARY, JSON, Bytes, HttpRequest, Later, Reply, error_reply, reply_to
 from poise.ingress.trace import RequestTrace
 from poise.protocol import status
 from poise.protocol.answers import NotFiniteError, encode_answer
@@ -59,6 +59,7 @@ class Inference:
                 request.identity, request.trace, encoding, owned, header_length, gate, accepted
             )
         pending, terms = _admit(request.identity, body, header_length, gate, self._limits)
+        self._gates.taken(gate, pending, terms.id, request.identity.name)
         if request.trace is not None:
             request.trace.taken(gate, pending)
         if isinstance(pending, Refused):
@@ -76,7 +77,7 @@ class Inference:
         except NotFiniteError as error:
             return error_reply(status.HTTP_OF_REASON[error.reason], str(error))
         except RequestError as error:
-            return error_reply(status.status_of_error(error), error.message)
+            return reply_to(error)
         except InternalError:
             return error_reply(status.INTERNAL, status.GENERIC)
         return _answer_reply(body, len(body[0]) if len(body) > 1 else None)
@@ -127,6 +128,7 @@ class Inference:
             pending = await gate.admit_in_slices(msgspec.structs.replace(request, deadline_s=left_s))
             drained = isinstance(pending, Refused) and pending.reason is RefusalReason.DRAINING
             if not drained or (self._gates.get(wire.name) or gate) is gate:
+                self._gates.taken(gate, pending, request.reply.id, identity.name)
                 return gate, pending, request.reply
 
 

@@ -9,11 +9,12 @@ from urllib.parse import unquote
 import msgspec
 
 from poise.domain.job import RefusalReason
-from poise.errors import NotFoundError
+from poise.errors import NotFoundError, RequestError, UnauthorizedError, UnknownEncodingError
 from poise.ingress.guard import EVERYBODY, Identity
 from poise.protocol import status
 from poise.protocol.answers import encode_error, encode_json
 from poise.protocol.codec import shown
+from poise.protocol.compression import ENCODINGS
 
 if TYPE_CHECKING:
     from poise.ingress.trace import RequestTrace
@@ -165,3 +166,15 @@ def error_reply(
 ) -> Reply:
     """Return an error as the protocol writes it."""
     return Reply(code, (encode_error(message, reason),), (JSON, *headers), close=close)
+
+
+def reply_to(error: RequestError, *, close: bool = False) -> Reply:
+    """Return the reply to a request that a RequestError ended, with the headers that HTTP wants beside its status."""
+    headers = _BESIDE.get(type(error), ())
+    return error_reply(status.status_of_error(error), error.message, None, *headers, close=close)
+
+
+_BESIDE: dict[type[RequestError], tuple[Header, ...]] = {
+    UnauthorizedError: ((b"www-authenticate", b"Bearer"),),
+    UnknownEncodingError: ((b"accept-encoding", ", ".join(ENCODINGS).encode()),),
+}

@@ -60,7 +60,7 @@ def encode_answer(
             tensor["data"] = array.ravel().tolist()
         described.append(tensor)
     header: dict[str, Any] = {"model_name": wire.name, "model_version": VERSION}
-    if terms.id is not None:
+    if terms.id:
         header["id"] = terms.id
     header["parameters"] = answer_parameters(answer, label)
     header["outputs"] = described

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Literal
 
-from poise.errors import MalformedRequestError, TooLargeError
+from poise.errors import MalformedRequestError, TooLargeError, UnknownEncodingError
 
 Encoding = Literal["gzip", "deflate"]
 ENCODINGS: tuple[Encoding, ...] = ("gzip", "deflate")
@@ -19,7 +19,7 @@ def encoding_of(header: bytes | None) -> Encoding | None:
     """Return what a ``Content-Encoding`` header says; None where the body is as it is.
 
     Raises:
-        MalformedRequestError: another encoding, or several.
+        UnknownEncodingError: another encoding, or several.
     """
     name = b"" if header is None else header.strip().lower()
     if name in (b"", b"identity"):
@@ -27,9 +27,7 @@ def encoding_of(header: bytes | None) -> Encoding | None:
     for encoding in ENCODINGS:
         if name == encoding.encode():
             return encoding
-    raise MalformedRequestError(
-        "got a Content-Encoding that is not known, expected gzip, deflate or identity"
-    )
+    raise UnknownEncodingError("got a Content-Encoding that is not known, expected gzip, deflate or identity")
 
 
 def accepted_encoding(header: bytes | None) -> Encoding | None:

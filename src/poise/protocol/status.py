@@ -14,6 +14,7 @@ from poise.errors import (
     RequestError,
     TooLargeError,
     UnauthorizedError,
+    UnknownEncodingError,
 )
 
 OK = 200
@@ -28,6 +29,7 @@ HTTP_OF_ERROR: dict[type[RequestError], int] = {
     NotFoundError: 404,
     ConflictError: 409,
     TooLargeError: 413,
+    UnknownEncodingError: 415,
     QueueFullError: 429,
     NotReadyError: 503,
     DeadlineError: 504,
@@ -58,6 +60,7 @@ GRPC_OF_HTTP: dict[int, str] = {
     METHOD_NOT_ALLOWED: "UNIMPLEMENTED",
     409: "FAILED_PRECONDITION",
     413: "INVALID_ARGUMENT",  # not RESOURCE_EXHAUSTED: it will never be taken, however often it is sent
+    415: "INVALID_ARGUMENT",
     429: "RESOURCE_EXHAUSTED",
     CLIENT_GONE: "CANCELLED",
     INTERNAL: "INTERNAL",
