@@ -13,7 +13,7 @@ from tests.conformance.conversation_http import encode, tensor
 from tritonclient.grpc import service_pb2 as pb
 
 SETTLE_S = 60.0
-"""How long a server may take to unload a model."""
+"""How long a server may take to unload a model, or to count what it answered."""
 SLOW_S = 0.25
 BEFORE = 4
 
@@ -22,10 +22,10 @@ def hold_statistics(clients: Clients) -> dict[str, Tree]:
     """Count: three jobs of two items and one of one are answered, and one fails, through each client in turn."""
     answers: dict[str, Tree] = {}
     for name, flavour in clients.flavours.items():
-        for model, what in (("sums", _answered), ("moody", _failed)):
+        for model, jobs, what in (("sums", 4, _answered), ("moody", 1, _failed)):
             before = _counts(flavour, model)
             what(flavour)
-            after = _counts(flavour, model)
+            after = _counted(flavour, model, _jobs(before) + jobs)
             answers[f"{name}: statistics of {model}"] = _less(after, before)
         answers[f"{name}: statistics' form"] = _form(flavour.call("get_inference_statistics", "sums"))
     everybody = clients.flavours["http"].call("get_inference_statistics")
@@ -59,6 +59,21 @@ def _counts(flavour: Flavour, model: str) -> dict[str, int]:
             size = batch["batch_size"]
             found[f"batch_stats {size}.{name}"] = int(batch[name].get("count", 0))
     return found
+
+
+def _counted(flavour: Flavour, model: str, jobs: int) -> dict[str, int]:
+    """Return the counts once they are of so many jobs and rest: a server may answer a job before it counts it."""
+    until = time.monotonic() + SETTLE_S
+    last: dict[str, int] = {}
+    counts = _counts(flavour, model)
+    while (counts != last or _jobs(counts) < jobs) and time.monotonic() < until:
+        time.sleep(0.02)
+        last, counts = counts, _counts(flavour, model)
+    return counts
+
+
+def _jobs(counts: dict[str, int]) -> int:
+    return counts["inference_stats.success"] + counts["inference_stats.fail"]
 
 
 def _less(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
