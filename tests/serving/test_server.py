@@ -167,13 +167,19 @@ def test_errors_are_json_and_name_the_thing(server, case):
         ({"Inference_Header_Content_Length": "many"}, "got 'many', expected a number of bytes"),
         ({"Inference_Header_Content_Length": "-1"}, "expected a number of bytes"),
         ({"Inference_Header_Content_Length": "99999"}, "the length of the body"),
-        ({"Content_Encoding": "br"}, "expected gzip, deflate or identity"),
     ],
 )
 def test_broken_headers(server, arrays, headers, words):
     status, answer = server.post(json_request(arrays, ("wave",)), **headers)
     assert status == 400
     assert words in answer["error"]
+
+
+def test_an_unknown_encoding_is_told_which_are_known(server, arrays):
+    body = json.dumps(json_request(arrays, ("wave",))).encode()
+    status, headers, answer = server.request("POST", "/v2/models/tiny/infer", body, Content_Encoding="br")
+    assert (status, headers["accept-encoding"]) == (415, "gzip, deflate")
+    assert "expected gzip, deflate or identity" in json.loads(answer)["error"]
 
 
 def test_a_floor_out_of_reach_is_the_clients_doing(server, arrays):
