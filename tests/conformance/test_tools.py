@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tests.conformance import peers
 from tests.conformance.peers import Peer
+from tests.servers import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -90,6 +91,30 @@ def test_perf_analyzer(poise, tmp_path, protocol, load):
             # the file has the items' values once, since perf_analyzer sends the same for each of a request
             expected = np.tile(given["left"] + given["right"], ITEMS)
         np.testing.assert_array_equal(np.array(answer["sum"], np.float32), expected)
+
+
+def test_perf_analyzer_leaves_modalities_out(tiny, tmp_path):
+    """Inputs that its data file does not have are not sent, since the configuration says that they may be missing."""
+    script = HERE / "perf_analyzer.sh"
+    install(script, tmp_path)
+    (tmp_path / "data.json").write_text(
+        json.dumps({"data": [{"wave": [0.5, 1.0, -1.0, 2.0], "pixels": [0, 1, 2, 3, 4, 5]}]})
+    )
+    with serving(tiny, "--grpc-port", "0") as server:
+        status, said = run(
+            script,
+            *("-m", "tiny", "-i", "grpc", "-u", server.grpc_address, "--input-data", "data.json"),
+            *("--concurrency-range", "2:2", "--request-count", 50, "-s", 999),
+            *("--profile-export-file", "load.json"),
+            folder=tmp_path,
+        )
+        assert status == 0, said
+        assert server.metric('poise_jobs_total{outcome="answered",slo_class="interactive"}') >= 50
+    (experiment,) = json.loads((tmp_path / "load.json").read_text())["experiments"]
+    assert len(experiment["requests"]) >= 50
+    for request in experiment["requests"]:
+        assert sorted(request["request_inputs"]) == ["pixels", "wave"]
+        assert len(request["response_outputs"][0]["logits"]) == 5
 
 
 def test_k6_at_a_constant_arrival_rate(poise, tmp_path):
