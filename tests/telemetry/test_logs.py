@@ -4,13 +4,13 @@ import io
 import json
 import logging
 import sys
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poise.telemetry.logs import JsonLines, configure_logging
+from poise.telemetry.logs import JsonLines, Level, configure_logging
 
 log = logging.getLogger("tests.telemetry")
 
@@ -33,7 +33,7 @@ def record(message: str, *args: object, exc_info=None, **fields: object) -> logg
 def test_a_line_has_time_level_logger_message_and_the_fields():
     line = json.loads(JsonLines().format(record("worker %d was lost", 3, worker=3, variants=("a", "b"))))
     at = datetime.fromisoformat(line.pop("time"))
-    assert at.utcoffset().total_seconds() == 0
+    assert at.tzinfo is UTC or at.utcoffset() == timedelta(0)
     assert line == {
         "level": "warning",
         "logger": "some.logger",
@@ -81,7 +81,8 @@ def test_whatever_is_logged_is_one_line_of_json(message, value):
 
 
 def test_levels_and_forms(restored):
-    for level, shown in (("info", 2), ("warning", 1), ("error", 0)):
+    wanted: list[tuple[Level, int]] = [("info", 2), ("warning", 1), ("error", 0)]
+    for level, shown in wanted:
         for as_json in (True, False):
             stream = io.StringIO()
             configure_logging(level, as_json=as_json, stream=stream)

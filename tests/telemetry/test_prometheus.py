@@ -125,6 +125,7 @@ def test_a_real_prometheus_scrapes_a_real_server(used, arrays, tmp_path):
     with scraping(used.address, tmp_path) as prometheus:
         used.wait_until(lambda: (prometheus.value("count_over_time(up[1m])") or 0) >= 5)
         before = prometheus.value('sum(poise_jobs_total{outcome="answered"})')
+        assert before is not None
         assert before == used.metric('poise_jobs_total{outcome="answered",slo_class="interactive"}')
         for _ in range(10):
             assert used.post(json_request(arrays, tuple(DATATYPES), 2))[0] == 200
