@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from poise.files import LabelledItems, ServiceFolder, open_service
+from poise.files.metric import open_metric
 from poise.profiling.accuracy import measure_accuracy
-from poise.profiling.metric import open_metric
 from poise.runtimes import open_staged
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"

@@ -13,9 +13,9 @@ import pytest
 from poise.cli.check import check_service
 from poise.domain.profile import latency_table
 from poise.files import LabelledItems, ServiceFolder, load_labelled, open_service
+from poise.files.metric import open_metric
 from poise.profiling.accuracy import measure_accuracy
 from poise.profiling.independence import independent_items
-from poise.profiling.metric import open_metric
 from poise.runtimes import open_staged
 
 FASHION = Path(__file__).parents[2] / "examples" / "fashion"

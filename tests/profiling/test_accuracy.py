@@ -11,8 +11,8 @@ from poise.domain.modalities import names_of
 from poise.domain.profile import ModeProfile
 from poise.errors import ConfigError
 from poise.files import LabelledItems, ServiceFolder, load_labelled, open_service
+from poise.files.metric import open_metric
 from poise.profiling.accuracy import measure_accuracy
-from poise.profiling.metric import open_metric
 from poise.runtimes import mode_labels, open_staged
 
 INDEPENDENT = {"image": 100, "sound": 50, "word": 20}

@@ -45,21 +45,24 @@ class PendingJob:
 
     ``outcome`` is None while it waits, and an InternalError where a fault of ours ended it. ``when_settled`` is called
     once, on the event loop, as the outcome comes; it may be set as long as there is none. ``trace``: where its batches
-    are to be entered; None where it is not traced.
+    are to be entered; None where it is not traced. ``also`` is called before ``when_settled``, for somebody else.
     """
 
-    __slots__ = ("first_row", "job", "outcome", "trace", "when_settled")
+    __slots__ = ("also", "first_row", "job", "outcome", "trace", "when_settled")
 
     def __init__(self, job: Job, first_row: int) -> None:
         self.job = job
         self.first_row = first_row
         self.outcome: Outcome | InternalError | None = None
         self.when_settled: Callable[[PendingJob], None] | None = None
+        self.also: Callable[[PendingJob], None] | None = None
         self.trace: RequestTrace | None = None
 
     def settle(self, outcome: Outcome | InternalError) -> None:
         """Set the outcome and tell who waits for it."""
         self.outcome = outcome
+        if self.also is not None:
+            self.also(self)
         when_settled, self.when_settled = self.when_settled, None
         if when_settled is not None:
             when_settled(self)
@@ -133,12 +136,23 @@ async def settled_outcome(pending: PendingJob) -> Outcome:
     return outcome
 
 
+class LabelKeeper(Protocol):
+    """Who keeps answers until their labels come."""
+
+    def expect(self, gate: Gate, pending: PendingJob, request_id: str, sender: str) -> None:
+        """Keep the outputs of a job, if it is answered, under the id that its sender gave it."""
+
+
 class Gates:
-    """The gates of a server by name. A reload puts others in their place, all at once."""
+    """The gates of a server by name. A reload puts others in their place, all at once.
+
+    ``labels`` is told of jobs with an id, where labels are taken.
+    """
 
     def __init__(self, gates: Mapping[str, Gate]) -> None:
         self._gates = dict(gates)
         self._watchers: list[Callable[[], None]] = []
+        self.labels: LabelKeeper | None = None
 
     def get(self, name: str) -> Gate | None:
         """Return the gate of that name; None where there is none."""
@@ -156,6 +170,11 @@ class Gates:
         self._gates = dict(gates)
         for changed in self._watchers:
             changed()
+
+    def taken(self, gate: Gate, taken: PendingJob | Refused, request_id: str | None, sender: str) -> None:
+        """Take up that a front end had a request taken in."""
+        if self.labels is not None and request_id is not None and isinstance(taken, PendingJob):
+            self.labels.expect(gate, taken, request_id, sender)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called at every replacement."""

@@ -99,6 +99,7 @@ class GrpcMethods:
                 request = msgspec.structs.replace(request, deadline_s=deadline_s)
         check_class(identity, request.slo_class)
         taken = gate.admit(request)
+        self._gates.taken(gate, taken, request.reply.id, identity.name)
         trace = CALL.get()
         if trace is not None:
             trace.taken(gate, taken)

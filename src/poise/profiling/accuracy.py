@@ -13,7 +13,7 @@ from poise.domain.profile import ModeProfile
 from poise.domain.service import Service
 from poise.errors import ConfigError
 from poise.files import LabelledItems
-from poise.profiling.metric import Metric, Scores
+from poise.files.metric import Metric, Scores
 from poise.runtimes import StagedRunner, mode_labels
 from poise.runtimes.tensors import padded
 

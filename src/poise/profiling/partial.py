@@ -16,10 +16,10 @@ import msgspec
 
 from poise.domain.profile import LatencyPoint, MachineFingerprint, ModeProfile
 from poise.files import ServiceFolder
+from poise.files.metric import metric_file
 from poise.profiling.footprint import Footprint
 from poise.profiling.independence import declared_file
 from poise.profiling.latency import Setting, StagePoint
-from poise.profiling.metric import metric_file
 from poise.profiling.timing import Timings
 from poise.profiling.writing import replace_file
 

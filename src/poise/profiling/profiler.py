@@ -20,6 +20,7 @@ from poise.domain.profile import (
 from poise.domain.service import Service
 from poise.errors import ConfigError
 from poise.files import LabelledItems, ServiceFolder, load_labelled
+from poise.files.metric import open_metric
 from poise.profiling.accuracy import measure_accuracy
 from poise.profiling.companions import companions
 from poise.profiling.footprint import measure_footprint
@@ -33,7 +34,6 @@ from poise.profiling.latency import (
     stage_points,
     time_stages,
 )
-from poise.profiling.metric import open_metric
 from poise.profiling.partial import SAVE_EVERY_S, PartialFile, SettingRun, run_key
 from poise.profiling.timing import Timings
 from poise.profiling.way import measure_way

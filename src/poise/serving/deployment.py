@@ -33,6 +33,7 @@ from poise.serving.adaptation import Adaptation, AdapterCore
 from poise.serving.arena import DEFAULT_ARENA_BYTES
 from poise.serving.cell import Cell
 from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
+from poise.serving.feedback import Feedback, Scorer
 from poise.serving.keeper import StaticKeeper, first_workers, profiled_kinds
 from poise.serving.pool import is_emulated
 from poise.serving.recording import Recorder
@@ -162,7 +163,9 @@ class Deployment:
         cells: Mapping[str, Cell],
         relay: Relay,
         retraining: Retraining | None,
+        feedback: Feedback | None = None,
     ) -> None:
+        self._feedback = feedback
         self.services = {opened.name: opened for opened in services}
         self.cells = dict(cells)
         self._relay = relay
@@ -177,6 +180,7 @@ class Deployment:
         settings: CellSettings,
         place: Place,
         chronicle: Chronicle,
+        feedback: Feedback | None = None,
     ) -> Deployment:
         """Plan a deployment: arenas, schedulers and keepers; what takes long is left to a thread.
 
@@ -209,7 +213,12 @@ class Deployment:
             for cell in cells.values():
                 await cell.stop()
             raise
-        return cls(services, cells, relay, retraining)
+        if feedback is not None:
+            for opened in services:
+                cell = cells[opened.name]
+                feedback.add(cell, await asyncio.to_thread(Scorer, opened.folder, opened.profile))
+                cell.metrics.add(feedback.counts_of(opened.name))
+        return cls(services, cells, relay, retraining, feedback)
 
     async def start(self) -> None:
         """Start the workers, and wait until they are there.
@@ -245,6 +254,8 @@ class Deployment:
             await self._retraining.stop()
         for cell in self.cells.values():
             await cell.stop()
+            if self._feedback is not None:
+                self._feedback.remove(cell)
 
 
 class Chronicles:

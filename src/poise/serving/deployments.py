@@ -33,6 +33,7 @@ from poise.serving.deployment import (
     check_memory,
     shares_of,
 )
+from poise.serving.feedback import Feedback
 from poise.serving.metrics import CellMetrics
 
 LINGER_S = 0.5
@@ -57,13 +58,19 @@ class Deployments:
     """
 
     def __init__(
-        self, configure: Configure, settings: CellSettings, grace_s: float, renew: Renew | None = None
+        self,
+        configure: Configure,
+        settings: CellSettings,
+        grace_s: float,
+        renew: Renew | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.gates = Gates({})
         self.broken: asyncio.Future[BaseException] = loop.create_future()
         self._configure = configure
         self._renew = renew
+        self._feedback = feedback
         self._settings = settings
         self._grace_s = grace_s
         self._chronicles = Chronicles()
@@ -274,7 +281,9 @@ class Deployments:
         made: list[Deployment] = []
         try:
             for group in [wanted] if adapting is not None else [[opened] for opened in wanted]:
-                made.append(await Deployment.make(group, adapting, self._settings, place, chronicle))
+                made.append(
+                    await Deployment.make(group, adapting, self._settings, place, chronicle, self._feedback)
+                )
         except BaseException:
             for deployment in made:
                 await deployment.stop()

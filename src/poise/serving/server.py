@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from prometheus_client.registry import Collector
 
 from poise.errors import ConfigError, ConflictError, NotReadyError
+from poise.ingress.feedback import add_feedback_route
 from poise.ingress.guard import Guard, Token
 from poise.ingress.http_app import HttpApp
 from poise.ingress.http_metrics import HttpMetrics
@@ -29,6 +30,7 @@ from poise.ingress.repository import add_reload_route, add_repository_routes
 from poise.ingress.tls import Tls
 from poise.serving.deployment import SWITCH_INTERVAL_S, CellSettings
 from poise.serving.deployments import Configure, Deployments
+from poise.serving.feedback import Feedback
 from poise.serving.metrics import metrics_text
 from poise.serving.server_file import TlsFiles
 from poise.telemetry.process import ProcessMetrics
@@ -212,7 +214,8 @@ async def _serve(
     if tracer is not None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
     cells = replace(settings.cells, traced=tracer is not None)
-    deployments = Deployments(configure, cells, settings.grace_s, access.renewed)
+    feedback = Feedback() if settings.feedback else None
+    deployments = Deployments(configure, cells, settings.grace_s, access.renewed, feedback)
     guard, tls = access.guard, access.tls
     http: HttpServer | None = None
     grpc: GrpcServer | None = None
@@ -229,6 +232,8 @@ async def _serve(
         app.tracer = tracer
         if not guard.open or is_loopback(listener.getsockname()[0]):
             add_reload_route(app, deployments)
+        if feedback is not None:
+            add_feedback_route(app, feedback)
         if settings.repository:
             add_repository_routes(app, deployments)
         http = HttpServer(app, settings.limits)

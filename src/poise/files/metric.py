@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from poise.domain.service import Service
 from poise.errors import ConfigError
-from poise.files import ServiceFolder
+from poise.files.service_folder import ServiceFolder
 
 Scores = NDArray[np.float64]
 Outputs = dict[str, NDArray[Any]]
