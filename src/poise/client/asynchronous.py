@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from poise.client import calls
 from poise.client.address import head_of, parse_url, tls_of
-from poise.client.blocking import TIMEOUT_S
+from poise.client.blocking import TIMEOUT_S, is_quiet
 from poise.client.calls import Bytes, Call
-from poise.client.errors import NoAnswerError
+from poise.client.errors import NoAnswerError, reason_of
 from poise.client.response import BrokenResponseError, Response, ResponseReader
 from poise.client.values import Answer, ServerMetadata, ServiceMetadata
 
@@ -140,7 +140,7 @@ class AsyncClient:
                 raise NoAnswerError(f"no answer from {url} in time", sent=sent) from None
             if isinstance(error, OSError | BrokenResponseError):
                 words = "no usable answer from" if sent else "cannot connect to"
-                raise NoAnswerError(f"{words} {url}: {_reason(error)}", sent=sent) from None
+                raise NoAnswerError(f"{words} {url}: {reason_of(error)}", sent=sent) from None
             raise
         if response.reusable and not connection.closed.is_set():
             self._idle.append(connection)
@@ -152,8 +152,9 @@ class AsyncClient:
         """Return a connection that nobody uses: one that the server has not closed meanwhile, or a new one."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed.is_set():
+            if connection.quiet():
                 return connection
+            connection.close()
         endpoint = self._endpoint
         _, connection = await asyncio.get_running_loop().create_connection(
             _Connection,
@@ -173,6 +174,11 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader: ResponseReader | None = None
         self._response: asyncio.Future[Response] | None = None
+
+    def quiet(self) -> bool:
+        """Whether nothing has come since the last response, though the event loop may not have looked meanwhile."""
+        assert self._transport is not None
+        return not self.closed.is_set() and is_quiet(self._transport.get_extra_info("socket"))
 
     async def exchange(self, parts: Sequence[Bytes]) -> Response:
         """Send a request and return its response."""
@@ -233,9 +239,3 @@ class _Connection(asyncio.Protocol):
         self._reader = None
         if self._response is not None and not self._response.done():
             self._response.set_exception(error)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

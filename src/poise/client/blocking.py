@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from poise.client import calls
 from poise.client.address import head_of, parse_url, tls_of
 from poise.client.calls import Bytes, Call
-from poise.client.errors import NoAnswerError
+from poise.client.errors import NoAnswerError, reason_of
 from poise.client.response import BrokenResponseError, Response, ResponseReader
 from poise.client.values import Answer, ServerMetadata, ServiceMetadata
 
@@ -165,7 +165,7 @@ class Client:
             left_s = max(1e-3, limit_s - time.monotonic())
             plain = socket.create_connection((endpoint.host, endpoint.port), timeout=left_s)
         except OSError as error:
-            raise NoAnswerError(f"cannot connect to {endpoint.url}: {_reason(error)}") from None
+            raise NoAnswerError(f"cannot connect to {endpoint.url}: {reason_of(error)}") from None
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is None:
@@ -173,7 +173,7 @@ class Client:
             return _Connection(self._tls.wrap_socket(plain, server_hostname=endpoint.host), endpoint.url)
         except OSError as error:
             plain.close()
-            raise NoAnswerError(f"cannot connect to {endpoint.url}: {_reason(error)}") from None
+            raise NoAnswerError(f"cannot connect to {endpoint.url}: {reason_of(error)}") from None
 
 
 class _Connection:
@@ -185,9 +185,7 @@ class _Connection:
 
     def quiet(self) -> bool:
         """Whether nothing has come since the last response, not even the connection's end."""
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
-        return not waiting.poll(0)
+        return is_quiet(self._socket)
 
     def exchange(self, parts: Sequence[Bytes], limit_s: float) -> Response:
         """Send a request and return its response."""
@@ -207,7 +205,7 @@ class _Connection:
         except TimeoutError:
             raise NoAnswerError(f"no answer from {self._url} in time", sent=True) from None
         except (OSError, BrokenResponseError) as error:
-            words = _reason(unsent or error)
+            words = reason_of(unsent or error)
             raise NoAnswerError(f"no usable answer from {self._url}: {words}", sent=True) from None
 
     def close(self) -> None:
@@ -236,7 +234,8 @@ class _Connection:
         self._socket.settimeout(left_s)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+def is_quiet(connection: socket.socket) -> bool:
+    """Return whether nothing waits to be read, not even the connection's end."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return not waiting.poll(0)

@@ -43,3 +43,10 @@ class NoAnswerError(PoiseError):
     def __init__(self, message: str, *, sent: bool = False) -> None:
         super().__init__(message)
         self.sent: Final = sent
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of the system says, in words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

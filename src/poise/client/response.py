@@ -33,20 +33,24 @@ class ResponseReader:
         self._header_length: int | None = None
         self._until_close = True
         self._in_body = False
-        self._keep_alive = False
-        self._complete = False
+        self._more = False
+        self._response: Response | None = None
 
     def feed(self, data: bytes) -> Response | None:
-        """Take up bytes; return the response once it is whole.
+        """Take up bytes; return the response once it is whole. Where more follows, the connection is of no more use.
 
         Raises:
-            BrokenResponseError: not HTTP, or more than was asked for.
+            BrokenResponseError: not HTTP.
         """
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise BrokenResponseError(str(error)) from None
-        return self._response(reusable=self._keep_alive) if self._complete else None
+            if self._response is None:
+                raise BrokenResponseError(str(error)) from None
+            self._more = True
+        if self._response is not None and self._more:
+            return msgspec.structs.replace(self._response, reusable=False)
+        return self._response
 
     def end(self) -> Response:
         """Take up that the connection has ended; return the response that ends with it.
@@ -56,13 +60,17 @@ class ResponseReader:
         """
         if not (self._in_body and self._until_close):
             raise BrokenResponseError("the connection was closed")
-        return self._response(reusable=False)
+        return self._whole(reusable=False)
 
-    def _response(self, *, reusable: bool) -> Response:
+    def _whole(self, *, reusable: bool) -> Response:
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         return Response(self._parser.get_status_code(), body, self._header_length, reusable)
 
     # What httptools calls
+
+    def on_message_begin(self) -> None:
+        """Take up the beginning of a response, which may be one that nobody asked for."""
+        self._more = self._response is not None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take up a header."""
@@ -83,5 +91,4 @@ class ResponseReader:
     def on_message_complete(self) -> None:
         """Take up the end of the response, or of one that only announces it (1xx)."""
         if self._parser.get_status_code() >= 200:
-            self._complete = True
-            self._keep_alive = self._parser.should_keep_alive()  # only known here
+            self._response = self._whole(reusable=self._parser.should_keep_alive())  # only known here
