@@ -40,6 +40,7 @@ from poise.scheduling.events import AllocationAdopted
 from poise.scheduling.events import Event as SchedulerEvent
 from poise.serving.adapter_metrics import AdapterMetrics
 from poise.serving.chronicle import Chronicle
+from poise.serving.decision_log import fields_of, words_of
 from poise.serving.keeper import KeptCell
 from poise.serving.solving import Solving
 
@@ -182,13 +183,16 @@ class Adaptation:
             self._changed(worker_id, worker, "stopped", problem)
             self._happened(WorkerStopped(now_s, worker_id))
         elif worker.state == "loading":
-            log.error("a worker with %s could not be loaded: %s", ", ".join(worker.kind.variants), problem)
+            words = ", ".join(worker.kind.variants)
+            fields = {"event": "worker_not_loaded", "worker": worker_id, "problem": problem}
+            log.error("a worker with %s could not be loaded: %s", words, problem, extra=fields)
             self._failed_starts += 1
             self._changed(worker_id, worker, "not loaded", problem)
             self._happened(WorkerNotLoaded(now_s, worker_id, problem))
             self._give_up_start(problem)
         else:
-            log.error("worker %d was lost: %s", worker_id, problem)
+            fields = {"event": "worker_lost", "worker": worker_id, "problem": problem}
+            log.error("worker %d was lost: %s", worker_id, problem, extra=fields)
             self._changed(worker_id, worker, "lost", problem)
             self._happened(WorkerLost(now_s, worker_id))
 
@@ -259,7 +263,8 @@ class Adaptation:
     def _solved(self, event: AllocationSolved) -> None:
         self.metrics.solved(event)
         if event.trouble:
-            log.warning("no new allocation: %s", event.trouble)
+            fields = {"event": "solver_failed", "solve_s": event.solve_s}
+            log.warning("no new allocation: %s", event.trouble, extra=fields)
         self._happened(event)
 
     def _load(self, command: LoadWorker) -> None:
@@ -346,7 +351,7 @@ class Adaptation:
         self.metrics.decided(decision)
         self._chronicle.decided(decision)
         if decision.outcome != "kept":
-            log.info("decision %d (%s): %s", decision.number, decision.reason, decision.outcome)
+            log.info("%s", words_of(decision), extra=fields_of(decision))
 
     # What is where
 

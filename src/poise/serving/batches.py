@@ -96,7 +96,10 @@ class DispatchedBatches:
         """End the workers whose batch should have been back long ago."""
         for batch_id, batch in self.by_id.items():
             if now_s > batch.given_up_s:
-                log.error("worker %d hangs on batch %d; it is ended", batch.worker.worker_id, batch_id)
+                fields = {"event": "worker_hung", "worker": batch.worker.worker_id, "batch": batch_id}
+                log.error(
+                    "worker %d hangs on batch %d; it is ended", fields["worker"], batch_id, extra=fields
+                )
                 batch.worker.kill()
 
     def _count(self, now_s: float) -> None:

@@ -155,7 +155,17 @@ class StaticKeeper:
             if not self._started.done():
                 self._started.set_exception(WorkerError(f"a worker cannot start: {problem}"))
             return
-        log.warning("a worker was lost (%s); starting it again in %.1f s", problem, seat.pause_s)
+        log.warning(
+            "a worker was lost (%s); starting it again in %.1f s",
+            problem,
+            seat.pause_s,
+            extra={
+                "event": "worker_lost",
+                "worker": worker_id,
+                "problem": problem,
+                "again_in_s": seat.pause_s,
+            },
+        )
         asyncio.get_running_loop().call_later(seat.pause_s, self._start, seat)
         seat.pause_s = min(2 * seat.pause_s, LONGEST_PAUSE_S)
 

@@ -186,7 +186,8 @@ class WorkerPool:
         if isinstance(message, Done):
             self._listener.batch_done(worker, message)
         elif isinstance(message, Failed):
-            log.error("worker %d: %s", worker.worker_id, message.message)
+            fields = {"event": "batch_failed", "worker": worker.worker_id, "batch": message.batch_id}
+            log.error("worker %d: %s", worker.worker_id, message.message, extra=fields)
             self._listener.batch_failed(worker, message)
         elif isinstance(message, CannotStart):
             member.problem = message.message
@@ -199,6 +200,14 @@ class WorkerPool:
                 ", ".join(member.kind.variants),
                 message.load_s,
                 message.memory_bytes // 1_000_000,
+                extra={
+                    "event": "worker_loaded",
+                    "worker": worker.worker_id,
+                    "variants": member.kind.variants,
+                    "threads": member.kind.threads,
+                    "load_s": message.load_s,
+                    "memory_bytes": message.memory_bytes,
+                },
             )
             self._listener.worker_loaded(worker, member.kind, message.load_s)
 
@@ -223,7 +232,8 @@ class WorkerPool:
                 f"it had not loaded {', '.join(member.kind.variants)} after {limit_s:.0f} s, which is as long as "
                 "a worker may take"
             )
-            log.error("worker %d: %s; it is ended", worker_id, member.problem)
+            fields = {"event": "worker_too_slow", "worker": worker_id, "limit_s": limit_s}
+            log.error("worker %d: %s; it is ended", worker_id, member.problem, extra=fields)
             member.state = "ending"
             member.worker.kill()
 
