@@ -23,13 +23,17 @@ from poise.ingress.gate import Answered, Gates, PendingJob, Refused
 from poise.ingress.grpc_server import GrpcServer, start_grpc
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
+from poise.ingress.http_connection import HttpConnection
 from poise.ingress.http_server import HttpServer
 from poise.ingress.limits import Limits
 from poise.protocol.codec import InferRequest
+from poise.protocol.model_config import ModelConfig, model_config
+from poise.protocol.statistics import ModelStatistics
 from poise.protocol.wire import wire_of
 from poise.scheduling.commands import Answer, AnswerPart
 
-WIRE = wire_of(open_service(TINY).service, max_items=100)
+SERVICE = open_service(TINY).service
+WIRE = wire_of(SERVICE, max_items=100)
 ANSWER_S = 20.0
 """A client that waits longer waits in vain."""
 
@@ -80,6 +84,12 @@ class StubGate:
 
     def label(self, mask: int) -> str:
         return "image"
+
+    def config(self) -> ModelConfig:
+        return model_config(WIRE, SERVICE, ())
+
+    def statistics(self) -> ModelStatistics:
+        return ModelStatistics("tiny")
 
 
 class _Server(HttpServer):
@@ -147,6 +157,8 @@ class Target:
         self.loop.set_exception_handler(lambda _, context: self.troubles.append(context))
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
+        # what the kernel takes for the server says nothing of what the server takes
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         self.address: tuple[str, int] = self.listener.getsockname()
         self.guard = guard
         self._clients: list[Client] = []
@@ -202,6 +214,11 @@ class Target:
                     connection.expire()
 
         self.do(forward)
+
+    @property
+    def connections(self) -> list[HttpConnection]:
+        """The connections, handshakes apart; to be looked at on the event loop."""
+        return [each for each in self.server._connections if isinstance(each, HttpConnection)]
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds on the event loop; an AssertionError where it does not."""

@@ -54,11 +54,19 @@ def post(*headers: str, version: str = "HTTP/1.1") -> bytes:
 )
 def test_a_request_whose_end_is_in_doubt_is_refused_and_nothing_after_it_read(head):
     with attacked() as target:
-        client = target.connect()
-        client.send(head + HIDDEN)
-        assert client.reply()[0] == 400
-        assert client.closed()
+        for body in (b"", b"0\r\n\r\n"):
+            client = target.connect()
+            client.send(head + body + HIDDEN)
+            assert client.reply()[0] == 400
+            assert client.closed()
         assert target.gate.requests == []
+
+
+@pytest.mark.parametrize("version", ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0", "RTSP/1.0", "ICE/1.0"])
+def test_another_version_is_refused(version):
+    with attacked() as target:
+        assert target.ask(request().replace(b"HTTP/1.1", version.encode()))[0] == 400
+        assert target.ask(request().replace(b"HTTP/1.1", b"HTTP/1.0"))[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -21,7 +22,8 @@ WAIT_S = 20.0
 
 
 @contextlib.contextmanager
-def channel_to(target: Target) -> Iterator[grpc.Channel]:
+def channel_to(target: Target) -> Iterator[Any]:
+    """A channel whose messages are bytes."""
     assert target.grpc is not None
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     with grpc.insecure_channel(f"127.0.0.1:{target.grpc.port}", options) as channel:
@@ -97,9 +99,9 @@ def test_metadata_over_the_cap_is_refused():
 def test_more_tensors_than_allowed_are_refused():
     inputs = [pb.ModelInferRequest.InferInputTensor(name=f"x{n}") for n in range(65)]
     message = pb.ModelInferRequest(model_name="tiny", inputs=inputs).SerializeToString()
-    with attacked(grpc=True) as target, channel_to(target) as channel:
-        with pytest.raises(grpc.RpcError, match="expected at most 64"):
-            channel.unary_unary(f"/{SERVICE}/ModelInfer")(message, timeout=WAIT_S)
+    refused = pytest.raises(grpc.RpcError, match="expected at most 64")
+    with attacked(grpc=True) as target, channel_to(target) as channel, refused:
+        channel.unary_unary(f"/{SERVICE}/ModelInfer")(message, timeout=WAIT_S)
 
 
 @pytest.mark.parametrize("shape", [[-1, 4], [-1, -4], [0, 4], [2**62, 4], [1, 2, 2], [4], [1] * 1000])

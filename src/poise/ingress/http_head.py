@@ -27,7 +27,7 @@ ONCE = frozenset(
 )
 """Headers that a request may have once: of two, a proxy may have checked the other one."""
 HEAD_TOO_LONG = error_reply(431, "the head of the request is too long", close=True)
-VERSIONS = ("1.1", "1.0")
+VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
 
 
 class Head:
@@ -74,7 +74,9 @@ def parse_head(data: memoryview, limits: Limits) -> Head | Reply:
         pass  # not offered: the request is answered as any other
     except httptools.HttpParserError:
         return _refused(400, "expected HTTP/1.1")
-    if not head.complete or parser.get_http_version() not in VERSIONS:
+    # httptools takes RTSP/1.0 for HTTP/1.0, and other versions for what they say
+    line, _, _ = bytes(data).lstrip(b"\r\n").partition(b"\r\n")
+    if not head.complete or not line.endswith(VERSIONS):
         return _refused(400, "expected HTTP/1.1")
     if head.count > limits.headers:
         return _refused(431, "the request has too many headers")
@@ -85,7 +87,7 @@ def parse_head(data: memoryview, limits: Limits) -> Head | Reply:
     coding = head.headers.get(b"transfer-encoding")
     if coding is None:
         head.length = int(head.headers.get(b"content-length", b"0"))
-    elif coding.strip().lower() == b"chunked" and parser.get_http_version() == "1.1":
+    elif coding.strip().lower() == b"chunked" and line.endswith(VERSIONS[0]):
         head.length = None
     else:
         return _refused(400, "got another Transfer-Encoding, expected chunked, and that in HTTP/1.1 only")
