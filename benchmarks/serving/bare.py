@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from poise.load.health import spread
 
+from .cores import cores_used
 from .engine import Engine
 from .seen import LoadSeen, LoadSpec, arrivals_of
 
@@ -35,7 +36,8 @@ def run(spec: LoadSpec) -> LoadSeen:
     waiting: list[int] = []
     at, slower = 0, 1.0
     alone_s = np.asarray(spec.service_s)
-    start_s = time.perf_counter()
+    before, start_s = cores_used(0), time.perf_counter()
+    cpu_before_s = time.process_time()
     while at < len(arrivals) or waiting:
         now_s = time.perf_counter() - start_s
         if not waiting and arrivals[at] > now_s:
@@ -56,6 +58,8 @@ def run(spec: LoadSpec) -> LoadSeen:
         slower += MEMORY * ((ended_s - now_s) / alone_s[len(members) - 1] - slower)
         wrong += int((answers.argmax(axis=1) != labels[contents[members]]).sum())
         batches += 1
+    wall_s, cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_before_s
+    used = cores_used(0) - before
     taken_s = done_s - arrivals
     answered = np.isfinite(taken_s)
     good = int((taken_s <= spec.slo_s).sum()) - wrong
@@ -68,6 +72,8 @@ def run(spec: LoadSpec) -> LoadSeen:
         errors={"dropped": int((~answered).sum())},
         latency_s=times,
         from_sent_s=times,
+        server_cores=cpu_s / wall_s,
+        others_cores=max(0.0, used.machine_s - cpu_s) / wall_s,
         mean_batch=int(answered.sum()) / batches,
     )
 

@@ -21,7 +21,7 @@ FACTORS = (1.5, 2.0)
 STEP_DOWN, MOST_STEPS_DOWN = 0.97, 2
 FIRST_SEED = 101
 """The search's; repeats have the next ones, so that what was found is not what the search was lucky with."""
-JOBS, LONGEST_S = 2000, 20.0
+JOBS, LONGEST_S = 1500, 12.0
 """A light load is sent for longer, so that there are jobs enough to tell 99 %; but no longer than this."""
 
 
@@ -32,9 +32,9 @@ class Comparison:
         self.bench, self.cells, self.made, self.trials = bench, cells, made, trials
         self.loads: dict[System, float] = {}
         self.left_out: dict[str, str] = {}
-        self.shortest_s = bench.options.pick(8, 3)
+        self.shortest_s = bench.options.pick(6, 3)
         self.longest_s = bench.options.pick(LONGEST_S, 5)
-        self.most = int(bench.options.pick(8, 5))
+        self.most = int(bench.options.pick(7, 5))
         self.seeds = [FIRST_SEED + number for number in range(1, bench.options.repeats + 1)]
 
     def search(self, system: System, guess: float) -> None:
@@ -48,30 +48,48 @@ class Comparison:
             self.loads[system] = highest_held(holds, guess, most=self.most)
 
     def repeat(self, systems: Sequence[System]) -> None:
-        """Repeat the loads that were found, in turns; lower those that the median does not hold, and repeat them."""
+        """Repeat the loads that were found, in turns; lower those that the median does not hold, and repeat them.
+
+        Raises:
+            RuntimeError: poise or the bare loop has held no load.
+        """
         for system in systems:
-            if system.is_peer and self.loads.get(system) == 0:
-                self.left_out[system.name] = "no load that was tried was held"
-        left = [system for system in systems if self.loads.get(system)]
-        for step in range(MOST_STEPS_DOWN + 1):
+            if not self.loads.get(system):
+                raise RuntimeError(f"{system.name} held no load that was tried: is the machine busy?")
+        for seed in self.seeds:
+            for system in systems:
+                with self.on(system) as on:
+                    self._repeat_on(on, seed)
+        self._lower(systems)
+
+    def rounds(self, first: Sequence[System], peers: Sequence[System]) -> None:
+        """In turns: the peers' loads again, and multiples of poise's capacity to each; then lower what is not held."""
+        for peer in self._here(peers):
+            if not self.loads.get(peer):
+                self.left_out[peer.name] = "no load that was tried was held"
+        for seed in self.seeds:
+            for system in self._here([*first, *peers]):
+                with self._trying(system), self.on(system) as on:
+                    if system in peers:
+                        self._repeat_on(on, seed)
+                    for factor in FACTORS:
+                        on.load(f"× {factor:g}", factor * self.loads[POISE], seed, self.shortest_s)
+        self._lower(peers)
+
+    def _repeat_on(self, on: Trials, seed: int) -> None:
+        load = self.loads[on.system]
+        on.load("repeat", load, seed, self._duration_s(load))
+
+    def _lower(self, systems: Sequence[System]) -> None:
+        """Lower the loads that the median of the repeats does not hold, and repeat those; and once more."""
+        for _ in range(MOST_STEPS_DOWN):
+            left = [each for each in self._here(systems) if self._median_attainment(each) < TARGET]
+            for system in left:
+                self.loads[system] = round(self.loads[system] * STEP_DOWN, 1)
             for seed in self.seeds:
                 for system in self._here(left):
                     with self._trying(system), self.on(system) as on:
-                        load = self.loads[system]
-                        on.load("repeat", load, seed, self._duration_s(load))
-            left = [system for system in self._here(left) if self._median_attainment(system) < TARGET]
-            if not left or step == MOST_STEPS_DOWN:
-                return
-            for system in left:
-                self.loads[system] = round(self.loads[system] * STEP_DOWN, 1)
-
-    def overload(self, systems: Sequence[System]) -> None:
-        """Send multiples of poise's capacity to each system, in turns."""
-        for seed in self.seeds:
-            for system in self._here(systems):
-                with self._trying(system), self.on(system) as on:
-                    for factor in FACTORS:
-                        on.load(f"× {factor:g}", factor * self.loads[POISE], seed, self.shortest_s)
+                        self._repeat_on(on, seed)
 
     def capacities(self) -> list[Capacity]:
         """Return what was found, systems in the order in which they were searched."""

@@ -40,11 +40,13 @@ class Bound(msgspec.Struct, frozen=True):
 
 def floor_figures(bench: Bench, cells: Cells) -> list[Floor]:
     """Search poise's capacity at each floor; its server has one core, as in the comparison."""
-    duration_s, most = bench.options.pick(8, 3), int(bench.options.pick(6, 3))
-    return [_figure(bench, cells, share, duration_s, most) for share in FLOORS_OF_RANGE]
+    duration_s, most = bench.options.pick(6, 3), int(bench.options.pick(6, 4))
+    figures = (_figure(bench, cells, share, duration_s, most) for share in FLOORS_OF_RANGE)
+    return [figure for figure in figures if figure is not None]
 
 
-def _figure(bench: Bench, cells: Cells, of_range: float, duration_s: float, most: int) -> Floor:
+def _figure(bench: Bench, cells: Cells, of_range: float, duration_s: float, most: int) -> Floor | None:
+    """Return the figure of a floor; None where no load that was tried was held."""
     found = cells.once(
         f"bound {bench.options.service.name} {of_range:.3f}", Bound, lambda: _bound(bench, of_range)
     )
@@ -66,6 +68,8 @@ def _figure(bench: Bench, cells: Cells, of_range: float, duration_s: float, most
         if not runs or median(each.attainment for each in runs) >= TARGET:
             break
         load *= STEP_DOWN
+    if not runs:
+        return None
     return Floor(
         service=bench.options.service.name,
         floor=found.floor,

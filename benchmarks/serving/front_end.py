@@ -31,7 +31,7 @@ def front_end_cost(
 ) -> list[FrontEnd]:
     """Send loads that it holds easily to the model and to sleeping workers, in turns."""
     sleeping = msgspec.structs.replace(made, service=emulated_service(made))
-    duration_s = bench.options.pick(8, 3)
+    duration_s = bench.options.pick(6, 3)
     runs: dict[tuple[str, float], list[Trial]] = {}
     for repeat in range(bench.options.repeats):
         with Trials(bench, cells, made, POISE, trials) as on:

@@ -15,13 +15,13 @@ from functools import partial
 
 import msgspec
 import numpy as np
-import psutil
 import uvloop
 
 from poise.load.connections import ConnectionPool, Reply, parse_url
 from poise.load.health import judge, spread
 
 from . import wires
+from .cores import Cores, cores_used
 from .seen import LoadSeen, LoadSpec, arrivals_of
 
 EARLY_S = 0.0005
@@ -164,41 +164,6 @@ class Sending:
             others_cores=max(0.0, used.machine_s - used.server_s - cpu_s) / wall_s,
             generator=health,
         )
-
-
-class Cores(msgspec.Struct, frozen=True):
-    """Processor seconds so far: of a server's first process, of it and all below, of the machine."""
-
-    front_end_s: float
-    server_s: float
-    machine_s: float
-
-    def __sub__(self, other: Cores) -> Cores:
-        return Cores(
-            self.front_end_s - other.front_end_s,
-            self.server_s - other.server_s,
-            self.machine_s - other.machine_s,
-        )
-
-
-def cores_used(pid: int) -> Cores:
-    """Return what was used so far."""
-    machine = psutil.cpu_times()
-    guests_s = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)  # user time already
-    busy_s = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0) - guests_s
-    if not pid:
-        return Cores(0.0, 0.0, busy_s)
-    first = psutil.Process(pid)
-    each = [_cpu_s(first), *(_cpu_s(child) for child in first.children(recursive=True))]
-    return Cores(each[0], sum(each), busy_s)
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return times.user + times.system
 
 
 async def main() -> None:

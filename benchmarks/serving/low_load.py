@@ -17,7 +17,7 @@ RATE_RPS = 20.0
 
 def low_load(bench: Bench, cells: Cells, made: Served, trials: list[Trial]) -> LowLoad:
     """Send the same few jobs to each, in turns."""
-    duration_s = bench.options.pick(15, 4)
+    duration_s = bench.options.pick(10, 4)
     p50_s: dict[str, list[float]] = {}
     for repeat in range(bench.options.repeats):
         for system in (BARE, ECHO, POISE):

@@ -73,7 +73,7 @@ def served(bench: Bench, cells: Cells, folder: Path) -> Served:
     )
     made = Served(model, reference, echo_reference, folder / "tokens", shape, slo_s, service_s)
     _service(made)
-    budget_s = bench.options.pick(60, 12)
+    budget_s = bench.options.pick(40, 12)
     cells.once(f"profile {slo_s} {budget_s}", bool, lambda: _profile(bench, made, budget_s))
     return made
 

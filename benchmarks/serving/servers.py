@@ -54,8 +54,7 @@ def _measured(bench: Bench, cells: Cells, made: Served) -> Result:
     comparison.repeat([BARE, POISE])
     for peer in peers:
         comparison.search(peer, peer.guess * comparison.loads[POISE])
-    comparison.repeat(peers)
-    comparison.overload([BARE, POISE, *peers])
+    comparison.rounds([BARE, POISE], peers)
     left_out = comparison.left_out
     here = [peer for peer in peers if peer.name not in left_out]
     return Result(

@@ -18,6 +18,8 @@ from .systems import Running, System, running
 
 HERE = Path(__file__).resolve().parent
 TRIES, SETTLE_S, SPARE_S = 20, 1.0, 60.0
+MOST_OTHERS_CORES = 0.3
+"""Of the machine's, that everything else may take on average."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +39,21 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def valid(self) -> bool:
-        """Whether the generator kept up; the bare loop needs none."""
-        return self.seen.generator is None or self.seen.generator.valid
+        """Whether the generator kept up (the bare loop needs none), and the machine was left to them."""
+        return is_valid(self.seen)
+
+
+def reasons(seen: LoadSeen) -> list[str]:
+    """Return why a run is not valid."""
+    found = list(seen.generator.reasons) if seen.generator else []
+    if seen.others_cores > MOST_OTHERS_CORES:
+        found.append(f"others took {seen.others_cores:.2f} cores, allowed {MOST_OTHERS_CORES:g}")
+    return found
+
+
+def is_valid(seen: LoadSeen) -> bool:
+    """Whether there is no reason against a run."""
+    return not reasons(seen)
 
 
 class Trials:
@@ -90,7 +105,7 @@ class Trials:
                 else ""
             )
             + (f", {seen.errors}" if seen.errors else "")
-            + ("" if trial.valid else f", not valid: {seen.generator.reasons if seen.generator else ''}")
+            + ("" if trial.valid else f", not valid: {', '.join(reasons(seen))}")
             + (" (known)" if known else "")
         )
         return trial
@@ -101,7 +116,7 @@ class Trials:
 
     def _sent(self, load_rps: float, seed: int, duration_s: float) -> LoadSeen:
         seen = self._send(load_rps, seed, duration_s)
-        if seen.generator is not None and not seen.generator.valid:
+        if not is_valid(seen):
             seen = self._send(load_rps, seed, duration_s)
         return seen
 

@@ -75,7 +75,7 @@ def _print(stacks: str, each_us: float) -> None:
     within: Counter[str] = Counter()
     for line in stacks.splitlines():
         frames, _, count = line.rpartition(" ")
-        names = [frame.rsplit(":", 1)[0] for frame in frames.split(";")]
+        names = [frame.rsplit(":", 1)[0] + ")" for frame in frames.split(";")]
         own[names[-1]] += int(count)
         for name in set(names):
             within[name] += int(count)
