@@ -198,12 +198,16 @@ def _compressed() -> Iterable[Body]:
         ("gzip cut short", gzip.compress(plain)[:-10], "gzip"),
     ):
         yield f"body: {said}", body, {"Content_Encoding": encoding}
+    values = {"left": [0.1, 0.7], "right": [0.3, 0.4]}  # sums and differences of many digits
+    long = [tensor(name, "FP32", [MAX_BATCH, 4], pair * 2 * MAX_BATCH) for name, pair in values.items()]
     for accepted in (
         *("gzip", "deflate", "br", "*", "identity", "gzip, deflate", "deflate, gzip"),
         *("gzip;q=0", "gzip;q=0.5, deflate;q=0.9", "gzip;q=0.1, identity"),
     ):
-        yield f"answer: {accepted}", plain, {"Accept_Encoding": accepted}
-    binary = encode(ONE, OTHER, parameters={"binary_data_output": True})
+        yield f"short answer: {accepted}", plain, {"Accept_Encoding": accepted}
+        yield f"answer: {accepted}", encode(*long), {"Accept_Encoding": accepted}
+    some_binary = [{"name": "sum", "parameters": {"binary_data": True}}, {"name": "difference"}]
+    binary = encode(*long, outputs=some_binary)
     yield "binary answer: gzip", binary, {"Accept_Encoding": "gzip"}
 
 

@@ -603,6 +603,38 @@ OTHERWISE: list[Known] = [
     ),
 ]
 
+OTHERWISE += [
+    Known(
+        bare(*(f"short answer: {accepted}" for accepted in ("gzip", "gzip, deflate"))),
+        "content-encoding",
+        "gzip",
+        ABSENT,
+        "answers under 1 KB are not compressed: they would hardly be shorter",
+    ),
+    Known(
+        bare(
+            "short answer: deflate", "short answer: deflate, gzip", "short answer: gzip;q=0.5, deflate;q=0.9"
+        ),
+        "content-encoding",
+        "deflate",
+        ABSENT,
+        "answers under 1 KB are not compressed: they would hardly be shorter",
+    ),
+    Known(
+        bare("answer: deflate, gzip", "answer: gzip;q=0.5, deflate;q=0.9"),
+        "content-encoding",
+        "deflate",
+        "gzip",
+        "both were offered, and they are the same but for their frame",
+    ),
+    Known(
+        bare("answer: gzip;q=0.1, identity"),
+        "content-encoding",
+        ABSENT,
+        "gzip",
+        "it was offered; weights are not weighed",
+    ),
+]
 SWAPPED_RAW = Matcher("base64", lambda value: isinstance(value, str) and len(value) % 4 == 0)
 OTHERWISE += [
     Known(
