@@ -171,6 +171,7 @@ class Target:
         self._started.set()
         self.loop.run_forever()
         self.loop.run_until_complete(self.server.stop(0.0))
+        self.loop.run_until_complete(self.app.stop())
         if self.grpc is not None:
             self.loop.run_until_complete(self.grpc.stop(0.0))
         self.loop.run_until_complete(asyncio.sleep(0))

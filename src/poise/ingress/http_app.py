@@ -14,7 +14,7 @@ from poise.ingress.guard import Guard, check_admin
 from poise.ingress.http_infer import Inference
 from poise.ingress.limits import Limits
 from poise.ingress.routes import MODEL, Handler, HttpRequest, Reply, Route, Routes, error_reply, json_reply
-from poise.protocol import status
+from poise.protocol import openapi, status
 from poise.protocol.codec import shown
 from poise.protocol.statistics import Statistics
 from poise.protocol.wire import VERSION, metadata
@@ -55,6 +55,7 @@ class HttpApp:
             lambda request: self._inference.infer(request, self.gate_of(request)),
             traced=True,
         )
+        add("GET", openapi.PATH, self._openapi)
         if metrics is not None:
             add("GET", "/metrics", lambda _: Reply(status.OK, (metrics(),), (_TEXT,)))
         gates.watch(self._find_infer_routes)
@@ -138,6 +139,10 @@ class HttpApp:
                 "models": list(self.gates),
             }
         )
+
+    def _openapi(self, request: HttpRequest) -> Reply:
+        wires = [gate.wire for gate in self.gates.values()]
+        return json_reply(openapi.document(self.routes, wires, poise.__version__))
 
     def _ready(self, gates: Sequence[Gate]) -> Reply:
         for gate in gates:
