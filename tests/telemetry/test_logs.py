@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poise.telemetry.logs import JsonLines, Level, configure_logging
+from poise.telemetry.logs import JsonLines, Level, Throttle, configure_logging
 
 log = logging.getLogger("tests.telemetry")
 
@@ -78,6 +78,28 @@ def test_whatever_is_logged_is_one_line_of_json(message, value):
     assert line["level"] == "warning"
     assert "field" in line
     text.encode()
+
+
+def test_lines_of_one_wording_are_left_out_after_some_and_told_of():
+    now_s = 100.0
+    throttle = Throttle(3, lambda: now_s)
+
+    def kept(message: str, *args: object) -> str | None:
+        one = record(message, *args)
+        return one.getMessage() if throttle.filter(one) else None
+
+    assert [kept("batch %d failed", number) for number in range(5)] == [
+        "batch 0 failed",
+        "batch 1 failed",
+        "batch 2 failed (more lines like this are left out for up to 60 s)",
+        None,
+        None,
+    ]
+    assert kept("another") == "another"
+    now_s += 59
+    assert kept("batch %d failed", 7) is None
+    now_s += 1
+    assert kept("batch %d failed", 8) == "batch 8 failed"
 
 
 def test_levels_and_forms(restored):

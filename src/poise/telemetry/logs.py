@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, get_args
 
@@ -15,6 +18,10 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 WORDS = "%(levelname)s %(name)s: %(message)s"
+
+MOST_A_MINUTE = 60
+"""So many lines of one wording are logged within a minute: what clients can bring about may not fill a disk."""
+WINDOW_S = 60.0
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has: whatever else it has was given as ``extra``."""
@@ -43,9 +50,33 @@ class JsonLines(logging.Formatter):
         return _encoded({**entry, **fields, **entry})
 
 
+class Throttle(logging.Filter):
+    """Leaves lines out that were logged too often of late; the last one says so. Units: ``clock`` in seconds."""
+
+    def __init__(self, most: int = MOST_A_MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._most = most
+        self._clock = clock
+        self._since_s = clock()
+        self._counts: defaultdict[tuple[str, int, str], int] = defaultdict(int)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is to be logged."""
+        now_s = self._clock()
+        if now_s - self._since_s >= WINDOW_S:
+            self._since_s = now_s
+            self._counts.clear()
+        key = (record.name, record.levelno, str(record.msg))
+        self._counts[key] += 1
+        if self._counts[key] == self._most:
+            record.msg = f"{record.msg} (more lines like this are left out for up to {WINDOW_S:.0f} s)"
+        return self._counts[key] <= self._most
+
+
 def configure_logging(level: Level = "info", *, as_json: bool = False, stream: TextIO | None = None) -> None:
     """Have all that is logged from now on written to a stream (stderr), from a level on."""
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.addFilter(Throttle())
     handler.setFormatter(JsonLines() if as_json else logging.Formatter(WORDS))
     root = logging.getLogger()
     for old in root.handlers[:]:
