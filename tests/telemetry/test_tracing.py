@@ -1,5 +1,6 @@
 """Which requests are traced, by W3C's rules."""
 
+import itertools
 import re
 import sys
 from random import Random
@@ -13,7 +14,7 @@ from poise.cli.server_settings import Flags, server_file_of, settings_of
 from poise.errors import ConfigError
 from poise.serving.deployment import CellSettings
 from poise.telemetry.otel import traces_url
-from poise.telemetry.tracing import Sampler, TraceContext, Tracing, open_tracer
+from poise.telemetry.tracing import MOST_A_SECOND, Sampler, TraceContext, Tracing, open_tracer
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CONTEXT = TraceContext(int(TRACE, 16), int(PARENT, 16))
@@ -78,11 +79,24 @@ def test_no_header_does_harm(header):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_a_share_of_what_clients_say_nothing_of_is_traced(share):
-    sampler = Sampler(share, Random(1))
+    ticks = itertools.count()  # a request a second
+    sampler = Sampler(share, Random(1), lambda: float(next(ticks)))
     found = [sampler.decide(None) for _ in range(4000)]
     traces = [context.trace_id for context in found if context is not None]
     assert len(set(traces)) == len(traces)
     assert len(traces) == pytest.approx(4000 * share, abs=120 if 0 < share < 1 else 0)
+
+
+def test_no_more_are_traced_in_a_second_than_the_cap():
+    now_s = 5.0
+    sampler = Sampler(1.0, Random(1), lambda: now_s)
+    header = f"00-{TRACE}-{PARENT}-01"
+    asked = [header, None] * MOST_A_SECOND
+    assert sum(sampler.decide(each) is not None for each in asked) == MOST_A_SECOND
+    now_s += 0.9
+    assert sampler.decide(header) is None
+    now_s += 0.1
+    assert sampler.decide(header) == CONTEXT
 
 
 def test_settings_that_cannot_be():

@@ -7,7 +7,8 @@ one that is not traced costs nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -98,18 +99,37 @@ class Tracer(Protocol):
         """Send what is left. It may take a while."""
 
 
-class Sampler:
-    """Traces what clients trace, and a share of what they say nothing of."""
+MOST_A_SECOND = 200
+"""So many requests are traced within a second: who asks for traces may not take the time of who does not."""
 
-    def __init__(self, sample_frac: float, random: Random) -> None:
+
+class Sampler:
+    """Traces what clients trace, and a share of what they say nothing of. Units: ``clock`` in seconds."""
+
+    def __init__(
+        self, sample_frac: float, random: Random, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sample_frac = sample_frac
         self._random = random
+        self._clock = clock
+        self._since_s = clock()
+        self._traced = 0
 
     def decide(self, traceparent: str | None) -> TraceContext | None:
         """Return the trace that a request belongs to; None where it is not traced.
 
         Source: W3C Trace Context, level 1. A header that is not right is as none.
         """
+        context = self._asked_for(traceparent)
+        if context is None:
+            return None
+        now_s = self._clock()
+        if now_s - self._since_s >= 1.0:
+            self._since_s, self._traced = now_s, 0
+        self._traced += 1
+        return context if self._traced <= MOST_A_SECOND else None
+
+    def _asked_for(self, traceparent: str | None) -> TraceContext | None:
         if traceparent is not None:
             found = _TRACEPARENT.fullmatch(traceparent.strip())
             if found is not None:
