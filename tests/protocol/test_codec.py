@@ -11,11 +11,13 @@ from hypothesis.extra import numpy as hnp
 from tests.servers import DATATYPES, MODALITY_INPUTS, TINY, json_request
 
 from poise.domain.service import Datatype, Modality, Service, TensorSpec, Variant, length_key
+from poise.domain.slots import bytes_in, slots_of
 from poise.errors import MalformedRequestError, RequestError, TooLargeError
 from poise.files import open_service
 from poise.protocol.answers import NotFiniteError, encode_answer
 from poise.protocol.codec import ReplyTerms, decode_infer
-from poise.protocol.wire import metadata, wire_of
+from poise.protocol.elements import from_bf16, to_bytes
+from poise.protocol.wire import Array, InputWire, OutputWire, metadata, wire_of
 from poise.scheduling.commands import Answer, AnswerPart
 
 TINY_WIRE = wire_of(open_service(TINY).service, max_items=100)
@@ -23,7 +25,10 @@ TINY_WIRE = wire_of(open_service(TINY).service, max_items=100)
 
 def every_datatype() -> Service:
     """A service with one input of each datatype, each its own modality in turn, and one with a free axis."""
-    inputs = {name.lower(): TensorSpec(datatype=name, shape=(2, 3)) for name in get_args(Datatype)}
+    inputs = {
+        name.lower(): TensorSpec(datatype=name, shape=(2, 3), max_bytes=8 if name == "BYTES" else None)
+        for name in get_args(Datatype)
+    }
     free = TensorSpec(datatype="FP32", shape=(-1, 2), buckets=(2, 5))
     return Service(
         format=1,
@@ -32,12 +37,38 @@ def every_datatype() -> Service:
         outputs={
             "out": TensorSpec(datatype="FP32", shape=(2,)),
             "flag": TensorSpec(datatype="BOOL", shape=()),
+            "half": TensorSpec(datatype="BF16", shape=(2,)),
+            "text": TensorSpec(datatype="BYTES", shape=(2,), max_bytes=8),
         },
         variants={"paper": Variant(runtime="emulated")},
     )
 
 
 TYPES_WIRE = wire_of(every_datatype(), max_items=100)
+
+
+def drawn(draw: st.DrawFn, spec: InputWire, shape: tuple[int, ...], *, json: bool = True) -> Array:
+    """A tensor as an arena holds it; ``json``: one that JSON can carry."""
+    count = int(np.prod(shape))
+    if spec.datatype == "BYTES":
+        text = st.text(max_size=2).map(str.encode)
+        values = draw(st.lists(text if json else st.binary(max_size=8), min_size=count, max_size=count))
+        return slots_of(values, spec.max_bytes).reshape(shape)
+    if spec.datatype == "BF16":
+        wide = from_bf16(draw(hnp.arrays(np.uint16, shape)))
+        return np.where(np.isfinite(wide), wide, np.float32(1.5)) if json else wide
+    elements: dict[str, Any] = {}
+    if json and spec.dtype.kind == "f":
+        elements = {"allow_nan": False, "allow_infinity": False}
+    return draw(hnp.arrays(spec.dtype, shape, elements=hnp.from_dtype(spec.dtype, **elements)))
+
+
+def on_the_wire(array: Array, spec: InputWire) -> bytes:
+    return bytes(to_bytes(array, OutputWire(spec.name, spec.datatype, spec.dtype, spec.shape)))
+
+
+def in_json(array: Array, spec: InputWire) -> np.ndarray:
+    return np.vectorize(bytes.decode, [object])(bytes_in(array)) if spec.datatype == "BYTES" else array
 
 
 @st.composite
@@ -50,18 +81,17 @@ def requests(draw):
     for name in names:
         spec = TYPES_WIRE.inputs[name]
         shape = (items, draw(st.integers(1, 5)), 2) if name == "free" else (items, *spec.shape)
-        elements: dict[str, Any] = (
-            {"allow_nan": False, "allow_infinity": False} if spec.dtype.kind == "f" else {}
-        )
-        array = draw(hnp.arrays(spec.dtype, shape, elements=hnp.from_dtype(spec.dtype, **elements)))
+        array = drawn(draw, spec, shape)
         arrays[name] = array
         tensor = {"name": name, "datatype": spec.datatype, "shape": list(shape), "unknown": [1, {"a": None}]}
         form = draw(st.sampled_from(["flat", "nested", "binary"]))
         if form == "binary":
-            tensor["parameters"] = {"binary_data_size": array.nbytes, "unknown": 1}
-            binary += array.tobytes()
+            data = on_the_wire(array, spec)
+            tensor["parameters"] = {"binary_data_size": len(data), "unknown": 1}
+            binary += data
         else:
-            tensor["data"] = (array if form == "nested" else array.ravel()).tolist()
+            values = in_json(array, spec)
+            tensor["data"] = (values if form == "nested" else values.ravel()).tolist()
         inputs.append(tensor)
     header = json.dumps({"inputs": inputs, "unknown": {}}).encode()
     return header + binary, (len(header) if binary or draw(st.booleans()) else None), arrays

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from tests.protocol.generate_inference_pb2 import MADE, PROTOCOL, generate
-from tests.protocol.test_codec import ANSWER, TINY_WIRE, TYPES_WIRE
+from tests.protocol.test_codec import ANSWER, TINY_WIRE, TYPES_WIRE, drawn, on_the_wire
 from tests.servers import DATATYPES
 
+from poise.domain.slots import bytes_in
 from poise.errors import MalformedRequestError, RequestError, TooLargeError
 from poise.protocol import grpc_codec
 from poise.protocol import inference_pb2 as pb
@@ -88,15 +88,17 @@ def requests(draw):
     for name in names:
         spec = TYPES_WIRE.inputs[name]
         shape = (items, draw(st.integers(1, 5)), 2) if name == "free" else (items, *spec.shape)
-        array = draw(hnp.arrays(spec.dtype, shape, elements=hnp.from_dtype(spec.dtype)))
+        array = drawn(draw, spec, shape, json=False)
+        data = on_the_wire(array, spec)
         tensor = message.inputs.add(name=name, datatype=spec.datatype, shape=shape)
         if typed:
-            getattr(tensor.contents, CONTENTS[spec.datatype]).extend(array.ravel().tolist())
+            values = bytes_in(array) if spec.datatype == "BYTES" else array
+            getattr(tensor.contents, CONTENTS[spec.datatype]).extend(values.ravel().tolist())
         else:
-            message.raw_input_contents.append(array.tobytes())
-        size = {"binary_data_size": array.nbytes}
+            message.raw_input_contents.append(data)
+        size = {"binary_data_size": len(data)}
         inputs.append({"name": name, "datatype": spec.datatype, "shape": list(shape), "parameters": size})
-        binary += array.tobytes()
+        binary += data
     outputs = draw(st.lists(st.sampled_from(["out", "flag"]), unique=True))
     for name in outputs:
         message.outputs.add(name=name)

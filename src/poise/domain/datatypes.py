@@ -20,4 +20,16 @@ NUMPY_TYPE: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
 }
-"""Protocol datatype -> numpy type."""
+"""Protocol datatype -> numpy type, for those that numpy has."""
+
+SLOT_HEAD_BYTES = 4
+"""Of a slot of BYTES, before its bytes: the length."""
+
+
+def numpy_type(datatype: str, max_bytes: int | None = None) -> np.dtype[Any]:
+    """Return what an element is in memory: BF16 a float32 with room to spare, BYTES a slot of ``max_bytes``."""
+    if datatype == "BF16":
+        return NUMPY_TYPE["FP32"]
+    if datatype == "BYTES":
+        return np.dtype(f"V{SLOT_HEAD_BYTES + (max_bytes or 0)}")
+    return NUMPY_TYPE[datatype]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from poise.domain.adapter_settings import AdapterSettings
+from poise.domain.datatypes import numpy_type
 from poise.domain.file_struct import FileStruct
 from poise.domain.modalities import (
     MAX_MODALITIES,
@@ -28,13 +30,28 @@ from poise.domain.quantities import (
 )
 
 Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "BF16",
+    "FP32",
+    "FP64",
+    "BYTES",
 ]
 Device = Literal["cpu", "cuda"]
 MAX_BATCH = 4096
 """Beyond this a batch is a mistake, and its tables would fill the memory."""
 MAX_BUCKETS = 32
 """Each bucket is measured at every batch size; more of them would make a profile a day's work."""
+MAX_ELEMENT_BYTES = 2**24
+"""Of one element of BYTES: shared memory is held for the longest."""
 RESERVED_TENSOR_PREFIX = "poise:"
 """No tensor of a service is named so: what travels beside the tensors is (``length_key``)."""
 
@@ -51,11 +68,13 @@ class TensorSpec(FileStruct, frozen=True, kw_only=True):
     so that tensors of unequally many buckets can be padded to one rung.
 
     Shapes: ``shape`` has no batch dimension; one -1 is allowed where ``buckets`` lists the padded lengths.
+    Units: ``max_bytes`` is of one element of BYTES, and there only.
     """
 
     datatype: Datatype
     shape: tuple[int, ...]
     buckets: tuple[int, ...] = ()
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         free = self.shape.count(-1)
@@ -71,6 +90,19 @@ class TensorSpec(FileStruct, frozen=True, kw_only=True):
             raise ValueError(f"got buckets {list(self.buckets)}, expected rising whole numbers of at least 1")
         if len(self.buckets) > MAX_BUCKETS:
             raise ValueError(f"got {len(self.buckets)} buckets, expected at most {MAX_BUCKETS}")
+        if (self.datatype == "BYTES") != (self.max_bytes is not None):
+            raise ValueError(
+                "expected max_bytes, the most that an element may have, for BYTES and nothing else"
+            )
+        if self.max_bytes is not None and not 1 <= self.max_bytes <= MAX_ELEMENT_BYTES:
+            raise ValueError(f"got max_bytes {self.max_bytes}, expected 1 to {MAX_ELEMENT_BYTES}")
+        if self.datatype == "BYTES" and self.buckets:
+            raise ValueError("expected a fixed shape: BYTES has no buckets")
+
+    @property
+    def numpy_type(self) -> np.dtype[Any]:
+        """What an element is in memory; see ``datatypes.numpy_type``."""
+        return numpy_type(self.datatype, self.max_bytes)
 
     @property
     def free_axis(self) -> int | None:

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Service
+from poise.domain.slots import slots_of_array
 from poise.errors import ConfigError
 
 
@@ -63,7 +63,12 @@ def load_labelled(path: Path, service: Service) -> LabelledItems:
                 expected=f"one of shape [n, {_shape(spec.shape)}]",
             )
         array = arrays[tensor]
-        if array.dtype != NUMPY_TYPE[spec.datatype]:
+        if spec.datatype == "BYTES" and array.dtype.kind in "SU":
+            try:
+                array = slots_of_array(array, spec.max_bytes or 0)
+            except ValueError as error:
+                raise ConfigError(f"array {tensor!r}: {error}", file=name, field=tensor) from None
+        if array.dtype != spec.numpy_type:
             raise ConfigError(
                 f"array {tensor!r} has type {array.dtype}", file=name, field=tensor, expected=spec.datatype
             )

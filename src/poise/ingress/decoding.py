@@ -12,8 +12,6 @@ import os
 from collections import deque
 from collections.abc import Mapping
 
-import numpy as np
-
 from poise.errors import InternalError, MalformedRequestError, NotReadyError, QueueFullError, TooLargeError
 from poise.ingress.child import ChildProcess
 from poise.ingress.gate import Answered, Gate
@@ -48,6 +46,7 @@ from poise.ingress.limits import Limits
 from poise.ingress.routes import Bytes
 from poise.ingress.slices import copy_in_slices
 from poise.protocol.answers import NotFiniteError
+from poise.protocol.elements import to_bytes
 from poise.protocol.requests import InferRequest, InferTensor, ReplyTerms
 from poise.protocol.wire import Array, ServiceWire
 
@@ -163,7 +162,7 @@ class LargeJson:
         self._check_queue(size)
         answer = answered.answer
         labels = {part.modalities: gate.label(part.modalities) for part in answer.parts}
-        text_bytes = sum(array.size for array in asked.values()) * NUMBER_BYTES
+        text_bytes = sum(map(_text_bytes, asked.values()))
         text_bytes += sum(
             part.items * (len(labels[part.modalities]) + len(part.variant) + 2) for part in answer.parts
         )
@@ -182,7 +181,7 @@ class LargeJson:
             raise NotFiniteError(outcome.output)
         if not isinstance(outcome, Encoded):
             raise InternalError("an answer was not encoded")
-        return view(room, outcome.text), *_binary(terms, answered.outputs)
+        return view(room, outcome.text), *_binary(terms, answered.outputs, gate.wire)
 
     async def stop(self) -> None:
         """End the process; what waits is refused."""
@@ -291,12 +290,13 @@ def is_large(terms: ReplyTerms, outputs: Mapping[str, Array]) -> bool:
     return sum(outputs[name].size for name, binary in terms.outputs if not binary) > LARGE_OUTPUT_ELEMENTS
 
 
-def _binary(terms: ReplyTerms, outputs: Mapping[str, Array]) -> tuple[memoryview, ...]:
-    return tuple(
-        np.ascontiguousarray(outputs[name]).reshape(-1).view(np.uint8).data
-        for name, binary in terms.outputs
-        if binary
-    )
+def _binary(terms: ReplyTerms, outputs: Mapping[str, Array], wire: ServiceWire) -> tuple[memoryview, ...]:
+    return tuple(to_bytes(outputs[name], wire.outputs[name]) for name, binary in terms.outputs if binary)
+
+
+def _text_bytes(array: Array) -> int:
+    """Return how long an output may be in JSON, at the most."""
+    return array.nbytes * ESCAPED_BYTES if array.dtype.kind == "V" else array.size * NUMBER_BYTES
 
 
 def _room_bytes(length: int) -> int:

@@ -21,6 +21,7 @@ from poise.ingress.child_end import (
     leave_signals_to_the_server,
 )
 from poise.ingress.json_room import (
+    SLACK_BYTES,
     Broken,
     Decode,
     Decoded,
@@ -129,6 +130,10 @@ def _placed(
     placed = []
     for tensor in tensors:
         free = aligned(free)
+        if tensor.wire.datatype == "BYTES" and free + tensor.array.nbytes > len(room) - SLACK_BYTES:
+            raise TooLargeError(
+                f"input {tensor.wire.name!r}: got too many short elements in large JSON, expected binary data"
+            )
         array_at(room, free, tensor.array.shape, tensor.array.dtype)[...] = tensor.array
         placed.append(PlacedTensor(tensor.wire, free, tensor.array.shape))
         free += tensor.array.nbytes

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Service
 from poise.files import LabelledItems
 from poise.profiling.timing import CoreStopwatch, Timings, quiet_collector, time_calls
@@ -92,9 +91,11 @@ def sample_inputs(
     generator = np.random.default_rng(0)
     inputs: dict[str, NDArray[Any]] = {}
     for name, spec in specs.items():
-        numpy_type = NUMPY_TYPE[spec.datatype]
+        numpy_type = spec.numpy_type
         shape = (capacity, *spec.shape_at(rung))
-        if np.issubdtype(numpy_type, np.floating):
+        if spec.datatype == "BYTES":
+            inputs[name] = np.zeros(shape, numpy_type)
+        elif np.issubdtype(numpy_type, np.floating):
             inputs[name] = generator.normal(size=shape).astype(numpy_type)
         else:  # small numbers, which are valid as indices too
             inputs[name] = generator.integers(0, 2, shape).astype(numpy_type)

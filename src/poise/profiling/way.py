@@ -23,7 +23,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.profile import LatencyPoint
 from poise.domain.service import Service, TensorSpec
 from poise.errors import WorkerError
@@ -134,8 +133,7 @@ def _layout(
 
 def _arrays(memory: mmap.mmap, placed: list[tuple[int, TensorSpec]], capacity: int) -> list[NDArray[Any]]:
     return [
-        np.ndarray((capacity, *spec.shape_at()), NUMPY_TYPE[spec.datatype], memory, offset)
-        for offset, spec in placed
+        np.ndarray((capacity, *spec.shape_at()), spec.numpy_type, memory, offset) for offset, spec in placed
     ]
 
 

@@ -9,23 +9,25 @@ import msgspec
 import numpy as np
 
 from poise.domain.job import RefusalReason
+from poise.domain.slots import bytes_in
 from poise.protocol.codec import ReplyTerms
-from poise.protocol.elements import to_bytes
-from poise.protocol.wire import VERSION, Array, ServiceWire
+from poise.protocol.elements import from_bf16, to_bf16, to_bytes
+from poise.protocol.wire import VERSION, Array, OutputWire, ServiceWire
 from poise.scheduling.commands import Answer
 
 _encoder = msgspec.json.Encoder()
 
 
 class NotFiniteError(Exception):
-    """An output holds a number that JSON does not have. ``reason`` says how it is refused."""
+    """An output holds what JSON does not have. ``reason`` says how it is refused."""
 
     reason = RefusalReason.MODEL_FAILED
 
     def __init__(self, output: str) -> None:
         self.output = output
         super().__init__(
-            f"output {output!r} holds a NaN or an infinity, which JSON cannot carry: ask for binary_data"
+            f"output {output!r} holds a NaN, an infinity or bytes that are not UTF-8, which JSON cannot carry: "
+            "ask for binary_data"
         )
 
 
@@ -39,7 +41,7 @@ def encode_answer(
     """Return the body in parts, and the length of its JSON where binary tensors follow.
 
     Raises:
-        NotFiniteError: an output asked for in JSON holds a NaN or an infinity.
+        NotFiniteError: an output asked for in JSON holds what JSON does not have.
     """
     described: list[dict[str, Any]] = []
     binary: list[memoryview] = []
@@ -55,9 +57,7 @@ def encode_answer(
             tensor["parameters"] = {"binary_data_size": len(content)}
             binary.append(content)
         else:
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise NotFiniteError(name)
-            tensor["data"] = array.ravel().tolist()
+            tensor["data"] = _elements(array, wire.outputs[name])
         described.append(tensor)
     header: dict[str, Any] = {"model_name": wire.name, "model_version": VERSION}
     if terms.id:
@@ -66,6 +66,21 @@ def encode_answer(
     header["outputs"] = described
     text = _encoder.encode(header)
     return (text, *binary), len(text) if binary else None
+
+
+def _elements(array: Array, spec: OutputWire) -> list[Any]:
+    """Return the elements of an output as JSON has them."""
+    if spec.datatype == "BYTES":
+        try:
+            return [value.decode() for value in bytes_in(array).ravel()]
+        except UnicodeDecodeError:
+            raise NotFiniteError(spec.name) from None
+    if spec.datatype == "BF16":
+        array = from_bf16(to_bf16(array))
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NotFiniteError(spec.name)
+    found: list[Any] = array.ravel().tolist()
+    return found
 
 
 def answer_parameters(answer: Answer, label: Callable[[int], str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from poise.errors import MalformedRequestError, TooLargeError
 from poise.protocol import inference_pb2 as pb
 from poise.protocol.answers import answer_parameters
-from poise.protocol.elements import from_bytes, to_bytes
+from poise.protocol.elements import from_bytes, from_strings, to_bytes
 from poise.protocol.requests import (
     InferRequest,
     InferTensor,
@@ -31,12 +31,12 @@ from poise.protocol.requests import (
 from poise.protocol.wire import VERSION, Array, InputWire, ServiceWire
 from poise.scheduling.commands import Answer
 
-HEAD_BYTES = 2**20
+HEAD_BYTES = 2**19
 """What a message may hold beside ``raw_input_contents``: protobuf takes it apart in one go, and all others wait."""
 FIELDS = 1024
 """How many fields a message may have, each element of a list counted."""
-MAX_MESSAGE_BYTES = 2**31 - 1
-"""What gRPC can carry in one message."""
+CHUNK = 2**14
+"""How many numbers of typed contents are read at a time."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _RAW_INPUT = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | _BYTES
@@ -55,6 +55,7 @@ CONTENTS: dict[str, str] = {
     "UINT64": "uint64_contents",
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
 }
 """Which list of ``InferTensorContents`` a datatype's elements stand in; others have raw contents only."""
 
@@ -205,8 +206,12 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
         raise MalformedRequestError(
             f"input {spec.name!r}: got {len(values)} elements, expected {count} for its shape"
         )
+    if spec.datatype == "BYTES":
+        return from_strings(values[:], shape, spec)
+    array: Array = np.empty(count, spec.dtype)
     try:
-        array: Array = np.array(values[:], dtype=spec.dtype)
+        for at in range(0, count, CHUNK):  # others get their turn in between, as this is a thread's work
+            array[at : at + CHUNK] = values[at : at + CHUNK]
     except OverflowError:
         raise MalformedRequestError(
             f"input {spec.name!r}: a number is out of range, expected numbers of {spec.datatype}"

@@ -1,4 +1,4 @@
-"""Tensors written as JSON numbers: flat in row-major order, or nested as their shape."""
+"""Tensors written as JSON numbers or text: flat in row-major order, or nested as their shape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from poise.errors import MalformedRequestError
+from poise.protocol.elements import from_bf16, from_strings, to_bf16
 from poise.protocol.wire import Array, InputWire
 
 _POSITION = re.compile(r" \(byte (\d+)\)")
@@ -27,6 +28,7 @@ _INTEGERS: dict[str, Any] = {
     "INT32": Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)],
     "INT64": int,
 }
+_OTHERS: dict[str, Any] = {"BOOL": bool, "BYTES": str}
 
 
 def decode_elements(raw: msgspec.Raw, shape: tuple[int, ...], spec: InputWire) -> Array:
@@ -69,9 +71,13 @@ def _array(values: list[Any], nested: bool, shape: tuple[int, ...], spec: InputW
         raise MalformedRequestError(
             f"input {spec.name!r}: got {len(values)} elements, expected {math.prod(shape)} for its shape"
         )
+    if spec.datatype == "BYTES":
+        return _strings(values, nested, shape, spec)
     try:
         with np.errstate(over="ignore"):
             array: Array = np.array(values, dtype=spec.dtype)
+            if spec.datatype == "BF16":
+                array = from_bf16(to_bf16(array))
     except OverflowError:
         raise MalformedRequestError(
             f"input {spec.name!r}: a number is out of range, expected numbers of {spec.datatype}"
@@ -91,6 +97,19 @@ def _array(values: list[Any], nested: bool, shape: tuple[int, ...], spec: InputW
     return array.reshape(shape)
 
 
+def _strings(values: list[Any], nested: bool, shape: tuple[int, ...], spec: InputWire) -> Array:
+    """Return a tensor of text; ``values`` are nested as deep as ``shape``, or not at all."""
+    fits = not nested or len(values) == shape[0]
+    for size in shape[1:] if nested else ():
+        fits = fits and all(len(value) == size for value in values)
+        values = [inner for value in values for inner in value]
+    if not fits:
+        raise MalformedRequestError(
+            f"input {spec.name!r}: data is nested otherwise, expected {list(shape)}, or a flat list"
+        )
+    return from_strings([value.encode() for value in values], shape, spec)
+
+
 def _depth(text: memoryview) -> int:
     """Return the number of opening brackets at the start, as far as they matter: 0, 1 or 2."""
     depth = at = 0
@@ -101,7 +120,7 @@ def _depth(text: memoryview) -> int:
 
 @cache
 def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
-    element: Any = bool if datatype == "BOOL" else _INTEGERS.get(datatype, float)
+    element: Any = _OTHERS.get(datatype) or _INTEGERS.get(datatype, float)
     for _ in range(depth):
         element = list[element]
     return msgspec.json.Decoder(element)

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.service import Service, SLOClass, TensorSpec
 
 Array = NDArray[np.generic]
@@ -21,7 +20,10 @@ VERSION = "1"
 
 
 class InputWire(msgspec.Struct, frozen=True):
-    """One input tensor. Shapes: ``shape`` is one item's, ``free`` the axis of its -1 (None: no such axis)."""
+    """One input tensor. Shapes: ``shape`` is one item's, ``free`` the axis of its -1 (None: no such axis).
+
+    ``dtype`` is what an element is in memory. Units: ``max_bytes`` is of one element of BYTES.
+    """
 
     name: str
     modality: str
@@ -32,6 +34,7 @@ class InputWire(msgspec.Struct, frozen=True):
     free: int | None
     longest: int
     buckets: tuple[int, ...] = ()
+    max_bytes: int = 0
 
     @property
     def expected(self) -> str:
@@ -42,7 +45,7 @@ class InputWire(msgspec.Struct, frozen=True):
 
 
 class OutputWire(msgspec.Struct, frozen=True):
-    """One output tensor. Shapes: ``shape`` is one item's."""
+    """One output tensor. Shapes: ``shape`` is one item's. ``dtype`` is what an element is in memory."""
 
     name: str
     datatype: str
@@ -74,7 +77,7 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
         inputs=inputs,
         modalities={name: tuple(group.inputs) for name, group in service.modalities.items()},
         outputs={
-            name: OutputWire(name, spec.datatype, NUMPY_TYPE[spec.datatype], spec.shape)
+            name: OutputWire(name, spec.datatype, spec.numpy_type, spec.shape)
             for name, spec in service.outputs.items()
         },
         classes=service.classes,
@@ -87,8 +90,18 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
 def _input(name: str, modality: str, bit: int, spec: TensorSpec) -> InputWire:
     free = spec.shape.index(-1) if -1 in spec.shape else None
     longest = spec.shape_at()[free] if free is not None else 0
-    dtype: np.dtype[Any] = NUMPY_TYPE[spec.datatype]
-    return InputWire(name, modality, bit, spec.datatype, dtype, spec.shape, free, longest, spec.buckets)
+    return InputWire(
+        name,
+        modality,
+        bit,
+        spec.datatype,
+        spec.numpy_type,
+        spec.shape,
+        free,
+        longest,
+        spec.buckets,
+        spec.max_bytes or 0,
+    )
 
 
 def metadata(wire: ServiceWire) -> dict[str, Any]:

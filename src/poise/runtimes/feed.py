@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from poise.domain.service import TensorSpec, length_key
 from poise.errors import InternalError
 from poise.runtimes.base import Outputs, Rows, Tensors, gather
+from poise.runtimes.tensors import as_model_takes
 
 
 class StageFeed:
@@ -28,7 +29,7 @@ class StageFeed:
             array = inputs[name]
             if rung is not None and spec.buckets:
                 array = array[(slice(None), *(slice(size) for size in spec.shape_at(rung)))]
-            feed[name] = gather(array, rows)
+            feed[name] = as_model_takes(gather(array, rows))
         return feed
 
     def rung(self, inputs: Tensors, rows: Rows) -> int | None:

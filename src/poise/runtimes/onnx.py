@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from poise.domain.service import Device, Service
+from poise.domain.slots import as_bytes
 from poise.errors import ConfigError
 from poise.runtimes.base import Outputs, StagedRunner, Tensors
 from poise.runtimes.graph import failed, reason_of
@@ -28,15 +31,25 @@ class OnnxGraph:
         self.inputs: tuple[Port, ...] | None = tuple(port_of(arg) for arg in session.get_inputs())
         self.outputs: tuple[Port, ...] | None = tuple(port_of(arg) for arg in session.get_outputs())
         self._names = tuple(port.name for port in self.outputs)
+        self._texts = tuple(port.name for port in self.inputs if port.datatype == "BYTES")
         self._run = session.run
 
     def __call__(self, names: Sequence[str] | None, feed: Tensors) -> Outputs:
         """Run the graph; see ``Graph.__call__``."""
         names = self._names if names is None else names
+        if self._texts:  # strings are text there: what is not UTF-8 is replaced
+            feed = {**feed, **{name: _texts(feed[name]) for name in self._texts}}
         try:
             return dict(zip(names, self._run(names, feed), strict=True))
         except Exception as error:  # its exceptions have no common base of their own
             raise failed(self, reason_of(error)) from error
+
+
+def _texts(array: NDArray[Any]) -> NDArray[np.object_]:
+    """Return the text of elements of BYTES. Shapes: that of ``array``."""
+    texts = np.empty(array.size, object)
+    texts[:] = [as_bytes(value).decode(errors="replace") for value in array.ravel()]
+    return texts.reshape(array.shape)
 
 
 def open_onnx(

@@ -233,7 +233,9 @@ class GraphsRunner:
                 return part, measured
             for name, array in part.items():
                 if name not in whole:
-                    whole[name] = np.empty((len(rows), *array.shape[1:]), array.dtype)
+                    # text of one length would cut the longer text of another graph short
+                    dtype = np.dtype(object) if array.dtype.kind in "SU" else array.dtype
+                    whole[name] = np.empty((len(rows), *array.shape[1:]), dtype)
                 whole[name][used] = array
         return whole, measured
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from poise.domain.service import TensorSpec
 from poise.errors import ConfigError
-from poise.runtimes.tensors import DATATYPE, ONNX_TYPE, datatype_of
+from poise.runtimes.tensors import DATATYPE, ONNX_TYPE, datatype_of, model_datatype
 
 
 class _NodeArg(Protocol):
@@ -91,8 +91,8 @@ def check_arrays(
                 f"output {name!r} of a batch of {items} has shape {list(arrays[name].shape)}",
                 str([items, *spec.shape]),
             )
-        if datatype_of(arrays[name]) != spec.datatype:
-            raise place.error(f"output {name!r} is {datatype_of(arrays[name])}", spec.datatype)
+        if datatype_of(arrays[name]) != model_datatype(spec):
+            raise place.error(f"output {name!r} is {datatype_of(arrays[name])}", model_datatype(spec))
 
 
 def check_batch_dimension(kind: str, port: Port, place: Place) -> None:
@@ -108,9 +108,13 @@ def check_batch_dimension(kind: str, port: Port, place: Place) -> None:
 
 
 def _check_port(kind: str, port: Port, spec: TensorSpec, place: Place) -> None:
-    if port.datatype != spec.datatype:
+    wanted = model_datatype(spec)
+    if port.datatype != wanted:
         known = port.datatype if port.datatype in ONNX_TYPE else f"of type {port.datatype}"
-        raise place.error(f"{kind} {port.name!r} is {known}", spec.datatype)
+        raise place.error(
+            f"{kind} {port.name!r} is {known}",
+            wanted if wanted == spec.datatype else f"{wanted}, which {spec.datatype} is computed in",
+        )
     check_batch_dimension(kind, port, place)
     sizes = port.shape[1:]
     fits = len(sizes) == len(spec.shape) and all(

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from poise.domain.datatypes import NUMPY_TYPE
+from poise.domain.datatypes import numpy_type
 from poise.domain.service import Datatype, Service, TensorSpec, length_key
 from poise.errors import ConfigError, InternalError
 from poise.protocol.wire import LENGTH, Array
@@ -42,6 +42,7 @@ class TensorPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     datatype: Datatype
     shape: tuple[int, ...]
     offset: int
+    max_bytes: int | None = None
 
 
 class ArenaLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,13 +79,13 @@ def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> Are
     placed: list[list[TensorPlace]] = [[], []]
     for places, specs in zip(placed, (inputs, service.outputs), strict=True):
         for name, spec in specs.items():
-            places.append(TensorPlace(name, spec.datatype, full_shape(spec), offset))
+            places.append(TensorPlace(name, spec.datatype, full_shape(spec), offset, spec.max_bytes))
             offset += -(-_item_bytes(spec) * capacity // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     return ArenaLayout(capacity, offset, tuple(placed[0]), tuple(placed[1]))
 
 
 def _item_bytes(spec: TensorSpec) -> int:
-    return prod(full_shape(spec)) * NUMPY_TYPE[spec.datatype].itemsize
+    return prod(full_shape(spec)) * spec.numpy_type.itemsize
 
 
 class Arena:
@@ -118,7 +119,10 @@ class Arena:
 
     def _view(self, place: TensorPlace) -> Array:
         array: NDArray[Any] = np.ndarray(
-            (self.layout.capacity, *place.shape), NUMPY_TYPE[place.datatype], self._memory, place.offset
+            (self.layout.capacity, *place.shape),
+            numpy_type(place.datatype, place.max_bytes),
+            self._memory,
+            place.offset,
         )
         return array
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poise.domain.job import Job
+from poise.domain.slots import copy_slots
 from poise.ingress.slices import SLICE_BYTES, copy_in_slices
 from poise.protocol.codec import InferRequest, InferTensor
 from poise.protocol.wire import Array
@@ -67,6 +68,9 @@ def copy_in(slot: Array, first: int, tensor: InferTensor) -> None:
     """Copy a tensor into its rows; what a shorter free axis leaves over is zeros, as padding is."""
     rows = slot[first : first + len(tensor.array)]
     free = tensor.wire.free
+    if tensor.wire.datatype == "BYTES":
+        copy_slots(rows, tensor.array)
+        return
     if free is None:
         rows[...] = tensor.array
         return

@@ -172,6 +172,7 @@ def answer(message: Run, runners: dict[str, VariantRunner], arena: Arena) -> Fro
     """Run one batch and write its outputs into its rows; whatever goes wrong becomes a ``Failed``."""
     import numpy as np
 
+    from poise.runtimes.tensors import as_arena_holds
     from poise.serving.messages import MAX_MESSAGE_CHARACTERS, Done, Failed, unpack_runs
 
     try:
@@ -187,7 +188,7 @@ def answer(message: Run, runners: dict[str, VariantRunner], arena: Arena) -> Fro
             )
         outputs, stage_s = runners[message.variant].run(arena.inputs, rows, masks)
         for name, slot in arena.outputs.items():
-            array = outputs[name]
+            array = as_arena_holds(outputs[name], slot.dtype)
             expected = (len(rows), *slot.shape[1:])
             if array.shape != expected or array.dtype != slot.dtype:
                 return Failed(
