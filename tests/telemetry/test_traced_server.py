@@ -250,6 +250,28 @@ def test_the_last_spans_are_sent_as_the_server_ends_and_a_share_of_all_is_sample
         assert {span.trace_id for span in own.spans if span.name == "answer"} == {s.trace_id for s in roots}
 
 
+def test_a_service_that_was_reloaded_is_counted_and_traced_too(tmp_path, arrays):
+    with collecting() as own:
+        service = copy_tiny(tmp_path / "tiny", workers=1)
+        with serving(service, "--otel-endpoint", own.url, "--sample-frac", "0") as server:
+            body = json_request(arrays, tuple(DATATYPES), 1)
+            assert server.post(body)[0] == 200
+            file = service / "service.yaml"
+            file.write_text(file.read_text().replace("max_batch: 8", "max_batch: 4"))
+            assert server.request("POST", "/v2/poise/reload")[0] == 200
+            header, trace_id, client = traceparent(12)
+            assert server.post(body, traceparent=header)[0] == 200
+            assert names(children(came(own, trace_id), root_of(own.of_trace(trace_id), client))) == [
+                "receive",
+                "queue",
+                "batch",
+                "answer",
+            ]
+            counted = 'poise_http_requests_total{code="200",route="/v2/models/{model}/infer"}'
+            assert server.metric(counted) == 2
+            assert server.metric('poise_jobs_total{outcome="answered",slo_class="interactive"}') == 1
+
+
 @pytest.mark.slow
 def test_a_collector_that_fails_or_is_away_costs_no_answer(tmp_path, arrays):
     with collecting() as own:
