@@ -6,14 +6,14 @@ A cell is a gate. Nothing here knows of sockets; nothing behind a gate knows of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from poise.domain.job import Job, RefusalReason
-from poise.errors import InternalError
-from poise.protocol.codec import InferRequest
+from poise.errors import InternalError, NotFoundError
+from poise.protocol.codec import InferRequest, shown
 from poise.protocol.model_config import ModelConfig
 from poise.protocol.statistics import ModelStatistics
 from poise.protocol.wire import Array, ServiceWire
@@ -134,6 +134,11 @@ async def settled_outcome(pending: PendingJob) -> Outcome:
     if isinstance(outcome, InternalError):
         raise outcome
     return outcome
+
+
+def unknown_model(name: str, gates: Iterable[str]) -> NotFoundError:
+    """Return the error of a name that no gate has."""
+    return NotFoundError(f"no model {shown(name)}, expected {' or '.join(gates) or 'one that is loaded'}")
 
 
 class LabelKeeper(Protocol):

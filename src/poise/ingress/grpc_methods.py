@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 import poise
 from poise.domain.job import RefusalReason
 from poise.errors import MalformedRequestError, NotFoundError, RequestError
-from poise.ingress.gate import Gate, Gates, PendingJob, Refused, outcome_of
+from poise.ingress.gate import Gate, Gates, PendingJob, Refused, outcome_of, unknown_model
 from poise.ingress.guard import Identity, check_admin, check_class
 from poise.ingress.limits import Limits
 from poise.ingress.repository import Repository, models_in
@@ -22,8 +22,8 @@ from poise.ingress.trace import CALL
 from poise.protocol import inference_pb2 as pb
 from poise.protocol import status
 from poise.protocol.codec import shown
-from poise.protocol.grpc_codec import encode_infer_answer, infer_request_of, parse_infer
-from poise.protocol.requests import ReplyTerms
+from poise.protocol.grpc_codec import InferMessage, encode_infer_answer, infer_request_of, parse_infer
+from poise.protocol.requests import InferRequest, ReplyTerms
 from poise.protocol.statistics import Statistics
 from poise.protocol.wire import VERSION, metadata
 
@@ -93,7 +93,7 @@ class GrpcMethods:
             request = infer_request_of(infer, gate.wire, remaining_s)
         else:
             until_s = None if remaining_s is None else time.monotonic() + remaining_s
-            request = await asyncio.to_thread(infer_request_of, infer, gate.wire)
+            request, gate = await self._decoded(infer, gate)
             if until_s is not None:
                 deadline_s = min(request.deadline_s, max(0.0, until_s - time.monotonic()))
                 request = msgspec.structs.replace(request, deadline_s=deadline_s)
@@ -105,10 +105,18 @@ class GrpcMethods:
             trace.taken(gate, taken)
         return _answer(gate, taken, request.reply)
 
+    async def _decoded(self, infer: InferMessage, gate: Gate) -> tuple[InferRequest, Gate]:
+        """Read a large request in a thread, for the gate that is there when that is done: there may be another."""
+        while True:
+            request = await asyncio.to_thread(infer_request_of, infer, gate.wire)
+            wire, gate = gate.wire, self._gate(infer.message.model_name, infer.message.model_version)
+            if gate.wire == wire:
+                return request, gate
+
     def _gate(self, name: str, version: str) -> Gate:
         gate = self._gates.get(name)
         if gate is None:
-            raise NotFoundError(f"no model {shown(name)}, expected {' or '.join(self._gates)}")
+            raise unknown_model(name, self._gates)
         if version not in ("", VERSION):
             raise NotFoundError(f"no version {shown(version)}, expected {VERSION}")
         return gate

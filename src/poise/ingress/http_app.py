@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 
 import poise
 from poise.errors import NotFoundError, NotReadyError, TooLargeError
 from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson
-from poise.ingress.gate import Gate, Gates
+from poise.ingress.gate import Gate, Gates, unknown_model
 from poise.ingress.guard import Guard, check_admin
 from poise.ingress.http_infer import Inference
 from poise.ingress.limits import Limits
-from poise.ingress.routes import MODEL, Handler, HttpRequest, Reply, Route, Routes, error_reply, json_reply
+from poise.ingress.routes import (
+    MODEL,
+    Handler,
+    HttpRequest,
+    Later,
+    Reply,
+    Route,
+    Routes,
+    error_reply,
+    json_reply,
+)
 from poise.protocol import openapi, status
 from poise.protocol.codec import shown
 from poise.protocol.statistics import Statistics
@@ -114,7 +125,7 @@ class HttpApp:
         name = request.parameters["model"]
         gate = self.gates.get(name)
         if gate is None:
-            raise NotFoundError(f"no model {shown(name)}, expected {' or '.join(self.gates)}")
+            raise unknown_model(name, self.gates)
         version = request.parameters.get("version", VERSION)
         if version != VERSION:
             raise NotFoundError(f"no version {shown(version)}, expected {VERSION}")
@@ -124,10 +135,8 @@ class HttpApp:
         """Know the paths of inference as they are mostly written, without looking for a pattern."""
         self._infer = {}
         for name in self.gates:
-            gate = self.gates.get(name)
-            assert gate is not None
             for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{VERSION}/infer"):
-                route = Route(_infer_at(self._inference, gate), True, False, f"{MODEL}/infer", True)
+                route = Route(_infer_at(self._inference, self.gates, name), True, False, f"{MODEL}/infer", True)
                 self._infer[path.encode()] = {"POST": route}
 
     def _server_metadata(self, request: HttpRequest) -> Reply:
@@ -149,15 +158,23 @@ class HttpApp:
             if not gate.ready:
                 words = "draining" if gate.draining else "loading, or no worker is ready"
                 raise NotReadyError(f"the server is not ready: {words}")
-        return json_reply({"name": gates[0].wire.name, "ready": True})
+        return json_reply({"name": gates[0].wire.name if gates else "", "ready": True})
 
 
 def _statistics(gates: Sequence[Gate]) -> Reply:
     return json_reply(Statistics(tuple(gate.statistics() for gate in gates)))
 
 
-def _infer_at(inference: Inference, gate: Gate) -> Handler:
-    return lambda request: inference.infer(request, gate)
+def _infer_at(inference: Inference, gates: Gates, name: str) -> Handler:
+    """Return the handler of one service, at whichever gate it has once a request's body is there."""
+
+    def handler(request: HttpRequest) -> Reply | Later | Coroutine[Any, Any, Reply]:
+        gate = gates.get(name)
+        if gate is None:
+            raise unknown_model(name, gates)
+        return inference.infer(request, gate)
+
+    return handler
 
 
 def _is_json(request: HttpRequest) -> bool:

@@ -172,6 +172,7 @@ class Cell:
         waiting = list(self._jobs.values())
         for pending in waiting:
             self._settle(pending, Refused(RefusalReason.DRAINING, "the server has stopped"))
+        self._active.clear()
         await self._pool.stop(at_once=bool(waiting))
         self._arena.close()
         for watcher in self._watchers:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from poise.errors import ConfigError, ConflictError, InternalError, NotFoundError, NotReadyError, WorkerError
-from poise.ingress.gate import Gates
+from poise.errors import ConfigError, ConflictError, InternalError, NotReadyError, WorkerError
+from poise.ingress.gate import Gates, unknown_model
 from poise.ingress.repository import ModelState, Reloaded
-from poise.protocol.codec import shown
 from poise.serving.cell import Cell
+from poise.serving.changes import changed_services, words_of
 from poise.serving.chronicle import NoChronicle
 from poise.serving.deployment import (
     SWITCH_INTERVAL_S,
@@ -28,7 +28,6 @@ from poise.serving.deployment import (
     Chronicles,
     Configuration,
     Deployment,
-    Opened,
     Place,
     check_memory,
     shares_of,
@@ -76,7 +75,7 @@ class Deployments:
         self._chronicles = Chronicles()
         self._configuration = Configuration(())
         self._serving: dict[str, Deployment] = {}
-        self._closed: dict[str, Cell] = {}  # of services that are unloaded: they say so
+        self._closed: dict[str, Cell | None] = {}  # unloaded services; None once their last job is answered
         self._retiring: dict[Deployment, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
@@ -128,7 +127,11 @@ class Deployments:
 
     def cells(self) -> dict[str, Cell]:
         """Return the cells that clients are led to, by service."""
-        return {name: self._serving[name].cells[name] for name in self.gates if name in self._serving}
+        return {
+            name: self._serving[name].cells[name]
+            for name in self._configuration.names
+            if name in self._serving
+        }
 
     def metrics(self) -> dict[str, CellMetrics]:
         """Return what those cells count."""
@@ -138,7 +141,7 @@ class Deployments:
 
     def index(self) -> tuple[ModelState, ...]:
         """Return all services that the server was started with."""
-        return tuple(self._state(name) for name in self.gates)
+        return tuple(self._state(name) for name in self._configuration.names)
 
     async def load(self, name: str) -> None:
         """Read a service anew and serve it, in the place of what is served under that name."""
@@ -154,7 +157,7 @@ class Deployments:
 
     def _state(self, name: str) -> ModelState:
         if name in self._closed:
-            if any(name in deployment.cells for deployment in self._retiring):
+            if self._closed[name] is not None:
                 return ModelState(name, "UNLOADING")
             return ModelState(name, "UNAVAILABLE", "unloaded")
         cell = self._serving[name].cells[name]
@@ -205,7 +208,7 @@ class Deployments:
         if renew is not None:
             renew()
         changes = changed_services(before, self._configuration.services)
-        log.info("reloaded; changed: %s", _words(changes) or "nothing")
+        log.info("reloaded; changed: %s", words_of(changes) or "nothing")
         return Reloaded(changes, time.monotonic() - began_s)
 
     async def _load(self, name: str) -> None:
@@ -227,8 +230,8 @@ class Deployments:
         log.info("unloaded service %s", name)
 
     def _check_known(self, name: str) -> None:
-        if self.gates.get(name) is None:
-            raise NotFoundError(f"no model {shown(name)}, expected {' or '.join(self.gates)}")
+        if name not in self._configuration.names:
+            raise unknown_model(name, self._configuration.names)
 
     async def _replace(self, only: str | None, closed: Sequence[str]) -> None:
         """Serve what the files say, all or one service of it, in the place of what is served; some are closed."""
@@ -299,17 +302,12 @@ class Deployments:
         served = {name: either[name] for name in configuration.names if name in either}
         for name in configuration.closed:
             if name in before:
-                self._closed[name] = before[name].cells[name]
-                self._closed[name].drain()
+                cell = self._closed[name] = before[name].cells[name]
+                cell.drain()
         self._closed = {name: cell for name, cell in self._closed.items() if name in configuration.closed}
         self._serving = served
         self._configuration = configuration
-        self.gates.replace(
-            {
-                name: served[name].cells[name] if name in served else self._closed[name]
-                for name in configuration.names
-            }
-        )
+        self._lead()
         for deployment in news:
             deployment.answers(True)
             for cell in deployment.cells.values():
@@ -317,6 +315,11 @@ class Deployments:
         for deployment in dict.fromkeys(before.values()):
             if deployment not in self._current():
                 self._retire(deployment, LINGER_S)
+
+    def _lead(self) -> None:
+        """Lead clients to what is served. What is unloaded says that it is, and nothing more once it has answered."""
+        cells = {**self.cells(), **{name: cell for name, cell in self._closed.items() if cell is not None}}
+        self.gates.replace({name: cells[name] for name in self._configuration.names if name in cells})
 
     def _broke(self, deployment: Deployment, why: asyncio.Future[BaseException]) -> None:
         if deployment in self._current() and not self.broken.done():
@@ -341,6 +344,10 @@ class Deployments:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             drained.cancel()
+        for name, cell in self._closed.items():
+            if cell is not None and cell is deployment.cells.get(name):
+                self._closed[name] = None
+                self._lead()
         await deployment.stop()
         # It was put beyond the collector's reach when it began.
         gc.unfreeze()
@@ -367,31 +374,3 @@ def _with_one_new(before: Configuration, after: Configuration, name: str) -> Con
     if name not in known:
         services = (*services, found[name])
     return Configuration(services, None, after.closed)
-
-
-def changed_services(before: Sequence[Opened], after: Sequence[Opened]) -> dict[str, tuple[str, ...]]:
-    """Return what differs, by service: fields of the service file, ``profile``, and model files by their paths."""
-    old = {opened.name: opened for opened in before}
-    new = {opened.name: opened for opened in after}
-    found: dict[str, tuple[str, ...]] = {}
-    for name in dict.fromkeys([*old, *new]):
-        if name not in new or name not in old:
-            found[name] = ("removed" if name not in new else "added",)
-            continue
-        was, now = old[name], new[name]
-        fields = [
-            field
-            for field in type(now.folder.service).__struct_fields__
-            if getattr(was.folder.service, field) != getattr(now.folder.service, field)
-        ]
-        if was.profile != now.profile and "profile" not in fields:
-            fields.append("profile")
-        paths = sorted({*was.files, *now.files})
-        fields += [path for path in paths if was.files.get(path) != now.files.get(path)]
-        if fields:
-            found[name] = tuple(fields)
-    return found
-
-
-def _words(changes: dict[str, tuple[str, ...]]) -> str:
-    return "; ".join(f"{name}: {', '.join(fields)}" for name, fields in changes.items())

@@ -1,0 +1,36 @@
+"""What differs between services as they were opened, and as they are opened anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from poise.serving.deployment import Opened
+
+
+def changed_services(before: Sequence[Opened], after: Sequence[Opened]) -> dict[str, tuple[str, ...]]:
+    """Return what differs, by service: fields of the service file, ``profile``, and model files by their paths."""
+    old = {opened.name: opened for opened in before}
+    new = {opened.name: opened for opened in after}
+    found: dict[str, tuple[str, ...]] = {}
+    for name in dict.fromkeys([*old, *new]):
+        if name not in new or name not in old:
+            found[name] = ("removed" if name not in new else "added",)
+            continue
+        was, now = old[name], new[name]
+        fields = [
+            field
+            for field in type(now.folder.service).__struct_fields__
+            if getattr(was.folder.service, field) != getattr(now.folder.service, field)
+        ]
+        if was.profile != now.profile and "profile" not in fields:
+            fields.append("profile")
+        paths = sorted({*was.files, *now.files})
+        fields += [path for path in paths if was.files.get(path) != now.files.get(path)]
+        if fields:
+            found[name] = tuple(fields)
+    return found
+
+
+def words_of(changes: Mapping[str, Sequence[str]]) -> str:
+    """Return changes in words."""
+    return "; ".join(f"{name}: {', '.join(fields)}" for name, fields in changes.items())
