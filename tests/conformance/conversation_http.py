@@ -33,7 +33,7 @@ def hold_http(clients: Clients) -> Answers:
 
 
 def _pages() -> Iterable[str]:
-    yield from ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/nothing", "/v2/nothing")
+    yield from ("/v2", "/v2/health/live", "/v2/health/ready", "/nothing", "/v2/nothing")
     for model in ("sums", "sums/versions/1", "sums/versions/2", "nobody"):
         for page in ("", "/ready", "/config"):
             yield f"/v2/models/{model}{page}"

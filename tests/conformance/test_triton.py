@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.conformance import peers
 from tests.conformance.clients import Clients, Tree
-from tests.conformance.comparison import unexplained
+from tests.conformance.comparison import ANSWERED, unexplained, verdict
 from tests.conformance.conversation import hold
 from tests.conformance.conversation_grpc import hold_grpc
 from tests.conformance.conversation_http import hold_http
@@ -53,8 +53,8 @@ def test_all_is_said_to_both(heard):
 def test_triton_itself_answers_as_it_should(heard):
     """The reference must be sound: an installation that refuses everything would agree with much."""
     triton = heard["triton"]
-    answered = [call for call, answer in triton.items() if answer.get("value") is not None]
-    assert len(answered) > 100
+    answered = [call for call, answer in triton.items() if verdict(answer) in ANSWERED]
+    assert len(answered) > len(triton) / 2
     for name in ("http", "http.aio", "grpc", "grpc.aio"):
         arrays = triton[f"{name}: infer"]["value"]["arrays"]
         assert arrays["sum"]["values"] == [[11, 22, 33, 44], [1, 4.5, 0.25, 0]]
