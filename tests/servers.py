@@ -41,7 +41,7 @@ class Server:
         self._stderr = stderr
 
     def log(self) -> str:
-        return self._stderr.read_text()
+        return self._stderr.read_text(errors="surrogateescape")
 
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()

@@ -164,6 +164,8 @@ def serve(
 ) -> None:
     """Serve one service or more over the Open Inference Protocol until SIGTERM or Ctrl-C, then drain."""
     _with_malloc_settings()
+    # gRPC's library writes what any client says, as it is, into the log, and says nothing that poise does not
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
     from poise.serving.deployment import CellSettings, Configuration
     from poise.serving.server import run_server

@@ -317,6 +317,7 @@ class HttpConnection(Stream):
         elif isinstance(reply, CoroutineType):  # the abstract one takes ten times as long to ask
             self._task = asyncio.get_running_loop().create_task(self._answered(reply, request))
             self._task.add_done_callback(self._task_done)
+            self._task.add_done_callback(lambda _: reply.close())  # never begun, if its client left at once
         else:
             self._later = later = cast(Later, reply)
             later.when_ready = self._ready
@@ -336,10 +337,7 @@ class HttpConnection(Stream):
             self._ready(task.result())
 
     def _ready(self, reply: Reply) -> None:
-        """Send a reply that was waited for, and go on with what came meanwhile.
-
-        That is left to another turn of the event loop: who calls this is in the middle of other jobs.
-        """
+        """Send a reply that was waited for; what came meanwhile has another turn: other jobs are being settled."""
         self._later = None
         if self._state is State.REPLY:
             self._reply(reply)

@@ -75,7 +75,7 @@ class Inference:
         try:
             body = await self.large_json.encode(terms, outcome, gate)
         except NotFiniteError as error:
-            return error_reply(status.HTTP_OF_REASON[error.reason], str(error))
+            return error_reply(status.NOT_IN_JSON, str(error))
         except RequestError as error:
             return reply_to(error)
         except InternalError:
@@ -212,7 +212,7 @@ def reply_of(gate: Gate, outcome: Outcome | InternalError, terms: ReplyTerms) ->
     try:
         body, json_length = encode_answer(terms, outcome.answer, outcome.outputs, gate.wire, gate.label)
     except NotFiniteError as error:
-        return error_reply(status.HTTP_OF_REASON[error.reason], str(error))
+        return error_reply(status.NOT_IN_JSON, str(error))
     return _answer_reply(body, json_length)
 
 

@@ -19,9 +19,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class NotFiniteError(Exception):
-    """An output holds what JSON does not have. ``reason`` says how it is refused."""
-
-    reason = RefusalReason.MODEL_FAILED
+    """An output holds what JSON does not have."""
 
     def __init__(self, output: str) -> None:
         self.output = output

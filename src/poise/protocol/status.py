@@ -21,6 +21,8 @@ OK = 200
 INTERNAL = 500
 METHOD_NOT_ALLOWED = 405
 CLIENT_GONE = 499
+NOT_IN_JSON = 400
+"""An answer that JSON cannot carry, though its client asked for JSON: of what it sent a NaN may have come, or not."""
 
 HTTP_OF_ERROR: dict[type[RequestError], int] = {
     MalformedRequestError: 400,
