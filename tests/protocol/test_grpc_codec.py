@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,6 +142,28 @@ def test_both_protocols_give_the_same_request_for_the_same_tensors(request):
     for field in InferRequest.__struct_fields__:
         if field != "tensors":
             assert getattr(ours, field) == getattr(other, field), field
+
+
+@pytest.mark.parametrize("datatype", CONTENTS)
+@given(data=st.data())
+def test_typed_contents_are_the_same_tensor_as_raw_ones(datatype, data):
+    spec = TYPES_WIRE.inputs[datatype.lower()]
+    wire = msgspec.structs.replace(
+        TYPES_WIRE, inputs={spec.name: spec}, modalities={"all": (spec.name,)}, all_modalities=1
+    )
+    array = drawn(data.draw, spec, (2, *spec.shape), json=False)
+    values = bytes_in(array) if datatype == "BYTES" else array
+    messages = [pb.ModelInferRequest(), pb.ModelInferRequest()]
+    for message in messages:
+        message.inputs.add(name=spec.name, datatype=datatype, shape=array.shape)
+    getattr(messages[0].inputs[0].contents, CONTENTS[datatype]).extend(values.ravel().tolist())
+    messages[1].raw_input_contents.append(on_the_wire(array, spec))
+    typed, raw = (decoded(message, wire).tensors[0].array for message in messages)
+    assert typed.dtype == raw.dtype
+    if datatype.startswith("FP"):
+        np.testing.assert_array_equal(typed, raw)  # but for how a NaN is written
+    else:
+        assert typed.tobytes() == raw.tobytes() == array.tobytes()
 
 
 def test_raw_tensors_are_not_copied():
