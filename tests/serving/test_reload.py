@@ -173,6 +173,7 @@ def test_clients_of_triton_unload_and_load_over_http(two, arrays):
         server.wait_until(lambda: client.get_model_repository_index()[1]["state"] == "UNAVAILABLE")
         assert client.get_model_repository_index()[1]["reason"] == "unloaded"
         assert [each["name"] for each in posted_index(server)] == ["one"]
+        server.wait_until(lambda: len(server.workers()) == 1)
         assert len({child.pid for child in server.workers()} & kept) == 1
         assert not client.is_model_ready("two")
         assert client.is_model_ready("one")

@@ -39,10 +39,15 @@ class Checked(msgspec.Struct, frozen=True):
 
 def check(
     service: Annotated[Path, typer.Argument(help="The service's folder, or its file.")],
+    config: Annotated[
+        Path | None, typer.Option(help="Check this server file too: its tokens and certificates.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was found on stdout, as JSON.")] = False,
 ) -> None:
     """Check a service file and everything that it names: models, arrays, profile."""
     checked = check_service(open_service(service))
+    if config is not None:
+        _check_server_file(config)
     for warning in checked.warnings:
         warning_line(warning)
     if json:
@@ -54,6 +59,21 @@ def check(
         out.print(f"[green]ok[/] variant {variant.name} ({variant.runtime}) answers {sets}", soft_wrap=True)
     for name, count in checked.items.items():
         out.print(f"[green]ok[/] {name}: {count} items")
+
+
+def _check_server_file(config: Path) -> None:
+    """Open everything that a server file names.
+
+    Raises:
+        ConfigError: the first thing that cannot be used.
+    """
+    from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
+    from poise.serving.deployment import CellSettings
+    from poise.serving.server import tls_of
+
+    file = server_file_of(Flags(config=config))
+    tls_of(settings_of(file, CellSettings()))
+    tokens_of(file, None)
 
 
 def check_service(folder: ServiceFolder) -> Checked:

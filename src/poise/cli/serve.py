@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from poise.cli.adapted import forecaster_of
 from poise.cli.allocate_rates import rates_of
 from poise.cli.console import err, error_line, out, warning_line
+from poise.cli.notify import tell_manager
 from poise.errors import ConfigError
 from poise.files import open_service
 from poise.files.history import history_path
@@ -221,6 +222,7 @@ def serve(
 
 def _tell(listening: Listening, names: Sequence[str], *, as_json: bool) -> None:
     """Say that the server takes jobs, and where."""
+    tell_manager("READY=1")
     if as_json:
         line = {
             "url": listening.url,

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -103,10 +104,8 @@ def run_server(
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
         WorkerError: a worker cannot start.
     """
-    tls = None
-    if settings.tls is not None:
-        ca = settings.tls.client_ca
-        tls = Tls(Path(settings.tls.certificate), Path(settings.tls.key), None if ca is None else Path(ca))
+    tls = tls_of(settings)
+    _raise_file_limit()
     tokens = read_tokens()
     guarded = settings.insecure or tokens is not None
     if settings.grpc_port is not None:
@@ -117,6 +116,24 @@ def run_server(
     access = Access(Guard(tokens, settings.origins), read_tokens, tls)
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(configure, settings, listener, access, on_ready))
+
+
+def tls_of(settings: ServerSettings) -> Tls | None:
+    """Return the certificate that a server shows; None where it speaks in the clear.
+
+    Raises:
+        ConfigError: files that cannot be used.
+    """
+    if settings.tls is None:
+        return None
+    ca = settings.tls.client_ca
+    return Tls(Path(settings.tls.certificate), Path(settings.tls.key), None if ca is None else Path(ca))
+
+
+def _raise_file_limit() -> None:
+    """Take as many open files as the system lets this process have: each connection is one, each worker some."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def check_address(host: str, port: int, *, guarded: bool) -> tuple[socket.AddressFamily, Any]:

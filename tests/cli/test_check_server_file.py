@@ -1,0 +1,36 @@
+"""``poise check --config``: the server file, its tokens and its certificates."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from tests.cli.test_check import TINY
+from typer.testing import CliRunner
+
+from poise.cli.check import check
+from poise.errors import ConfigError
+
+app = typer.Typer()
+app.command()(check)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("format: 1\nport: 1\n", "unknown field 'port'"),
+        ("format: 1\ntokens: [{name: a, file: none}]\n", "no token file"),
+        ("format: 1\ntls: {certificate: none.pem, key: none.key}\n", "none.pem: cannot be read"),
+        ("format: 1\ncache: none\n", "expected a folder that is there"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text, words):
+    (tmp_path / "server.yaml").write_text(text)
+    found = CliRunner().invoke(app, [str(TINY), "--config", str(tmp_path / "server.yaml")])
+    assert isinstance(found.exception, ConfigError)
+    assert words in str(found.exception)
+
+
+def test_a_good_one_passes(tmp_path: Path):
+    (tmp_path / "server.yaml").write_text("format: 1\nhttp: {port: 0}\n")
+    found = CliRunner().invoke(app, [str(TINY), "--config", str(tmp_path / "server.yaml")])
+    assert found.exit_code == 0, found.output
