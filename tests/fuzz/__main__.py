@@ -37,7 +37,7 @@ def main() -> int:
             statuses = fuzzed(server, count, options.seed + done)
             states.append(State.of(server))
             say(
-                f"{done:9} {time.monotonic() - begin:7.0f} {states[-1].row()}  {dict(sorted(statuses.items()))}",
+                f"{done:9} {time.monotonic() - begin:7.0f} {states[-1].row()}  {dict(sorted(statuses.items(), key=str))}",
             )
         problems = problems_of(states, server.log())
     for problem in problems:

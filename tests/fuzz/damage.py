@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 INFER = "/v2/models/tiny/infer"
+# not the route that has the server reload: new workers are what it is for
 PATHS = (
     "/v2",
     "/v2/health/live",
@@ -22,7 +23,6 @@ PATHS = (
     "/metrics",
     "/openapi.json",
     "/v2/repository/index",
-    "/v2/poise/reload",
     INFER,
 )
 TOKENS = (

@@ -38,7 +38,7 @@ class State(msgspec.Struct, frozen=True):
         return cls(
             process.memory_info().rss,
             process.num_fds(),
-            tuple(sorted(worker.pid for worker in server.workers())),
+            tuple(sorted(child.pid for child in server.workers() if DECODER not in child.cmdline())),
             server.request("GET", "/metrics")[2].count(b"\n"),
             len(process.net_connections("tcp")),
         )
@@ -51,6 +51,8 @@ class State(msgspec.Struct, frozen=True):
 
 
 LISTENING = 2
+DECODER = "poise.ingress.decoding_process"
+"""What decodes large JSON is started at the first need."""
 LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
 
 
