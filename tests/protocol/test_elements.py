@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from msgspec.structs import replace
 from tests.protocol.test_codec import ANSWER
 
 from poise.domain.service import Modality, Service, TensorSpec, Variant
@@ -13,9 +14,10 @@ from poise.domain.slots import bytes_in, slots_of
 from poise.errors import MalformedRequestError, RequestError, TooLargeError
 from poise.protocol.answers import NotFiniteError, encode_answer
 from poise.protocol.codec import ReplyTerms, decode_infer
-from poise.protocol.elements import MAX_STRINGS, from_bf16, from_bytes, to_bf16, to_bytes
-from poise.protocol.wire import wire_of
+from poise.protocol.elements import from_bf16, from_bytes, to_bf16, to_bytes
+from poise.protocol.wire import MAX_SLOTS_BYTES, MAX_STRINGS, wire_of
 
+HALF_OUT = TensorSpec(datatype="BF16", shape=(2,))
 WIRE = wire_of(
     Service(
         format=1,
@@ -26,7 +28,7 @@ WIRE = wire_of(
         },
         outputs={
             "text": TensorSpec(datatype="BYTES", shape=(2,), max_bytes=4),
-            "half": TensorSpec(datatype="BF16", shape=(2,)),
+            "half": HALF_OUT,
         },
         variants={"paper": Variant(runtime="emulated")},
     ),
@@ -101,6 +103,24 @@ def test_too_many_strings():
     items = MAX_STRINGS // 2 + 1
     with pytest.raises(TooLargeError, match=f"expected at most {MAX_STRINGS}"):
         from_bytes(bytes(8 * items), (items, 2), TEXT)
+
+
+def test_slots_that_would_take_too_much_memory():
+    inputs = {name: TensorSpec(datatype="BYTES", shape=(2,), max_bytes=2**20 - 4) for name in ("a", "b")}
+    vast = {"vast": TensorSpec(datatype="BYTES", shape=(100,), max_bytes=2**20)}
+    service = Service(
+        format=1,
+        service="long",
+        modalities={"both": Modality(inputs=inputs)},
+        outputs={"out": HALF_OUT},
+        variants={"paper": Variant(runtime="emulated")},
+    )
+    wire = wire_of(service, max_items=1000)
+    assert wire.inputs["a"].max_strings == MAX_SLOTS_BYTES // 2 // 2**20
+    with pytest.raises(TooLargeError, match="got 34 elements of BYTES, expected at most 32"):
+        from_bytes(bytes(4 * 34), (17, 2), wire.inputs["a"])
+    vast_service = replace(service, modalities={"both": Modality(inputs=vast)})
+    assert wire_of(vast_service, 10).inputs["vast"].max_strings == 100  # one item is always taken
 
 
 def request(name: str, datatype: str, data: object, items: int = 2) -> bytes:

@@ -24,7 +24,8 @@ def slots_of(values: Sequence[bytes | memoryview], max_bytes: int) -> NDArray[np
         ValueError: an element is longer than ``max_bytes``.
     """
     width = SLOT_HEAD_BYTES + max_bytes
-    memory = bytearray(width * len(values))
+    zeros = np.zeros(width * len(values), np.uint8)  # the system's: a page is there once it is written to
+    memory = zeros.data
     at = 0
     for value in values:
         size = len(value)
@@ -33,7 +34,7 @@ def slots_of(values: Sequence[bytes | memoryview], max_bytes: int) -> NDArray[np
         _LENGTH.pack_into(memory, at, size)
         memory[at + SLOT_HEAD_BYTES : at + SLOT_HEAD_BYTES + size] = value
         at += width
-    return np.frombuffer(memory, np.dtype(f"V{width}"))
+    return zeros.view(np.dtype(f"V{width}"))
 
 
 def bytes_in(slots: NDArray[Any]) -> NDArray[np.object_]:

@@ -48,7 +48,7 @@ from poise.ingress.slices import copy_in_slices
 from poise.protocol.answers import NotFiniteError
 from poise.protocol.elements import to_bytes
 from poise.protocol.requests import InferRequest, InferTensor, ReplyTerms
-from poise.protocol.wire import Array, ServiceWire
+from poise.protocol.wire import MAX_SLOTS_BYTES, Array, ServiceWire
 
 LARGE_JSON_BYTES = 256 * 2**10
 """Longer JSON is decoded in the process; up to here the event loop does it, in some two milliseconds."""
@@ -300,7 +300,8 @@ def _text_bytes(array: Array) -> int:
 
 
 def _room_bytes(length: int) -> int:
-    return aligned(length) * (1 + TENSOR_BYTES_PER_BYTE) + 2 * SLACK_BYTES
+    # What is never written to is never there: the slots of BYTES may have room for much more than is in them.
+    return aligned(length) * (1 + TENSOR_BYTES_PER_BYTE) + 2 * SLACK_BYTES + MAX_SLOTS_BYTES
 
 
 def _made(size: int) -> Room:

@@ -15,9 +15,6 @@ from poise.protocol.wire import Array, InputWire, OutputWire
 
 Bytes = bytes | bytearray | memoryview
 
-MAX_STRINGS = 2**14
-"""How many elements of BYTES one input of a request may have: they are looked for one by one, and all others wait."""
-
 _BF16_BYTES = 2
 _LENGTH = Struct("<I")
 
@@ -96,9 +93,9 @@ def from_strings(values: list[memoryview] | list[bytes], shape: tuple[int, ...],
 
 
 def _check_strings(count: int, spec: InputWire) -> None:
-    if count > MAX_STRINGS:
+    if count > spec.max_strings:
         raise TooLargeError(
-            f"input {spec.name!r}: got {count} elements of BYTES, expected at most {MAX_STRINGS} in one request"
+            f"input {spec.name!r}: got {count} elements of BYTES, expected at most {spec.max_strings} in one request"
         )
 
 

@@ -15,6 +15,11 @@ Array = NDArray[np.generic]
 LENGTH = TensorSpec(datatype="UINT32", shape=())
 """An item's length in a tensor's free axis, which travels beside the tensor under ``length_key(tensor)``."""
 
+MAX_STRINGS = 2**14
+"""How many elements of BYTES an input may have in one request: they are looked for one by one, and all others wait."""
+MAX_SLOTS_BYTES = 64 * 2**20
+"""What all slots of a request may take, at the longest that the service declares."""
+
 VERSION = "1"
 """The one version of a service that the protocol's paths may name."""
 
@@ -22,7 +27,8 @@ VERSION = "1"
 class InputWire(msgspec.Struct, frozen=True):
     """One input tensor. Shapes: ``shape`` is one item's, ``free`` the axis of its -1 (None: no such axis).
 
-    ``dtype`` is what an element is in memory. Units: ``max_bytes`` is of one element of BYTES.
+    ``dtype`` is what an element is in memory. Units: ``max_bytes`` is of one element of BYTES, of which a request may
+    have ``max_strings``.
     """
 
     name: str
@@ -35,6 +41,7 @@ class InputWire(msgspec.Struct, frozen=True):
     longest: int
     buckets: tuple[int, ...] = ()
     max_bytes: int = 0
+    max_strings: int = 0
 
     @property
     def expected(self) -> str:
@@ -69,9 +76,11 @@ class ServiceWire(msgspec.Struct, frozen=True):
 def wire_of(service: Service, max_items: int) -> ServiceWire:
     """Return the wire form of a service that takes at most ``max_items`` items in one request."""
     inputs = {}
+    specs = service.inputs_of(service.modalities).values()
+    strings = sum(spec.datatype == "BYTES" for spec in specs)
     for bit, (modality, group) in enumerate(service.modalities.items()):
         for name, spec in group.inputs.items():
-            inputs[name] = _input(name, modality, 1 << bit, spec)
+            inputs[name] = _input(name, modality, 1 << bit, spec, strings)
     return ServiceWire(
         name=service.service,
         inputs=inputs,
@@ -87,21 +96,18 @@ def wire_of(service: Service, max_items: int) -> ServiceWire:
     )
 
 
-def _input(name: str, modality: str, bit: int, spec: TensorSpec) -> InputWire:
+def _input(name: str, modality: str, bit: int, spec: TensorSpec, strings: int) -> InputWire:
+    """Return an input's wire form; ``strings``: how many inputs of BYTES share what slots may take."""
     free = spec.shape.index(-1) if -1 in spec.shape else None
     longest = spec.shape_at()[free] if free is not None else 0
-    return InputWire(
-        name,
-        modality,
-        bit,
-        spec.datatype,
-        spec.numpy_type,
-        spec.shape,
-        free,
-        longest,
-        spec.buckets,
-        spec.max_bytes or 0,
+    wire = InputWire(
+        name, modality, bit, spec.datatype, spec.numpy_type, spec.shape, free, longest, spec.buckets
     )
+    if spec.max_bytes is None:
+        return wire
+    room = MAX_SLOTS_BYTES // strings // spec.numpy_type.itemsize
+    most = max(item_elements(spec.shape), min(MAX_STRINGS, room))
+    return msgspec.structs.replace(wire, max_bytes=spec.max_bytes, max_strings=most)
 
 
 def metadata(wire: ServiceWire) -> dict[str, Any]:
