@@ -34,10 +34,10 @@ def main() -> int:
         while done < options.requests:
             count = min(ROUND, options.requests - done)
             done += count
-            statuses = fuzzed(server, count, options.seed + done)
+            statuses = sorted(fuzzed(server, count, options.seed + done).items(), key=str)
             states.append(State.of(server))
             say(
-                f"{done:9} {time.monotonic() - begin:7.0f} {states[-1].row()}  {dict(sorted(statuses.items(), key=str))}",
+                f"{done:9} {time.monotonic() - begin:7.0f} {states[-1].row()}  {dict(statuses)}",
             )
         problems = problems_of(states, server.log())
     for problem in problems:

@@ -165,9 +165,9 @@ class Damage:
     def request(self) -> bytes:
         """A request with something wrong: anywhere, in its body alone, or all of it."""
         kind = self.rng.random()
-        if kind < 0.1:
+        if kind < 0.2:
             return self.right()
-        if kind < 0.15:
+        if kind < 0.25:
             return self.some_bytes(300)
         if kind < 0.5:
             return self.damaged(self.right())

@@ -35,7 +35,7 @@ def fuzz_http(address: tuple[str, int], requests: int, seed: int) -> Counter[int
     statuses: Counter[int] = Counter()
     left = requests
     while left > 0:
-        batch = [damage.request() for _ in range(min(left, int(rng.integers(1, 12))))]
+        batch = [damage.request() for _ in range(min(left, int(rng.integers(1, 6))))]
         left -= len(batch)
         for status in _talk(address, batch, rng):
             if status >= 500 and status not in ALLOWED:
