@@ -27,6 +27,7 @@ from poise.ingress.feedback import Labelled
 from poise.ingress.gate import Answered, Gate, PendingJob
 from poise.protocol.codec import shown
 from poise.protocol.wire import Array
+from poise.runtimes.tensors import as_model_takes
 from poise.scheduling.commands import AnswerPart
 
 MAX_ID_CHARACTERS = 128
@@ -77,7 +78,8 @@ class Scorer:
         if self._score is None:
             raise ConflictError(f"the metric of service {self.service!r} does not score labels")
         try:
-            return self._score(dict(outputs), labels, "the labels")
+            given = {name: as_model_takes(array) for name, array in outputs.items()}
+            return self._score(given, labels, "the labels")
         except ConfigError as error:
             if self.own_code:  # its own words may tell of its inside
                 log.warning("labels for service %s could not be scored: %s", self.service, error)
