@@ -23,12 +23,14 @@ from poise.protocol import inference_pb2 as pb
 from poise.protocol import status
 from poise.protocol.codec import shown
 from poise.protocol.grpc_codec import InferMessage, encode_infer_answer, infer_request_of, parse_infer
-from poise.protocol.requests import InferRequest, ReplyTerms
+from poise.protocol.requests import SHORTEST_S, InferRequest, ReplyTerms
 from poise.protocol.statistics import Statistics
 from poise.protocol.wire import VERSION, metadata
 
 INLINE_BYTES = 64 * 2**10
 """Typed contents of more are taken apart in a thread, so that others need not wait for it."""
+LARGE_BYTES = 2**20
+"""The same of raw contents, which mostly are copied and no more; then they are copied in slices."""
 
 Method = Callable[[Identity, bytes, float | None], Awaitable[Awaitable[bytes]]]
 """Takes a call in and returns what waits for its answer, and holds nothing of the message any more.
@@ -88,30 +90,40 @@ class GrpcMethods:
 
     async def _infer(self, identity: Identity, message: bytes, remaining_s: float | None) -> Awaitable[bytes]:
         infer = parse_infer(message, tensors=self._limits.tensors)
-        gate = self._gate(infer.message.model_name, infer.message.model_version)
-        if infer.raw or len(message) <= INLINE_BYTES:
+        if len(message) <= (LARGE_BYTES if infer.raw else INLINE_BYTES):
+            gate = self._gate(infer.message.model_name, infer.message.model_version)
             request = infer_request_of(infer, gate.wire, remaining_s)
+            check_class(identity, request.slo_class)
+            taken = gate.admit(request)
         else:
-            until_s = None if remaining_s is None else time.monotonic() + remaining_s
-            request, gate = await self._decoded(infer, gate)
-            if until_s is not None:
-                deadline_s = min(request.deadline_s, max(0.0, until_s - time.monotonic()))
-                request = msgspec.structs.replace(request, deadline_s=deadline_s)
-        check_class(identity, request.slo_class)
-        taken = gate.admit(request)
+            gate, request, taken = await self._slowly_taken(identity, infer, remaining_s)
         self._gates.taken(gate, taken, request.reply.id, identity.name)
         trace = CALL.get()
         if trace is not None:
             trace.taken(gate, taken)
         return _answer(gate, taken, request.reply)
 
-    async def _decoded(self, infer: InferMessage, gate: Gate) -> tuple[InferRequest, Gate]:
-        """Read a large request in a thread, for the gate that is there when that is done: there may be another."""
+    async def _slowly_taken(
+        self, identity: Identity, infer: InferMessage, remaining_s: float | None
+    ) -> tuple[Gate, InferRequest, PendingJob | Refused]:
+        """Read a large request in a thread and have it taken in; others have their turn meanwhile.
+
+        The gate is the one that is there in the end: a reload may have put another in its place.
+        """
+        name, version = infer.message.model_name, infer.message.model_version
+        begin_s = time.monotonic()
         while True:
-            request = await asyncio.to_thread(infer_request_of, infer, gate.wire)
-            wire, gate = gate.wire, self._gate(infer.message.model_name, infer.message.model_version)
-            if gate.wire == wire:
-                return request, gate
+            wire = self._gate(name, version).wire
+            request = await asyncio.to_thread(infer_request_of, infer, wire, remaining_s)
+            check_class(identity, request.slo_class)
+            gate = self._gate(name, version)
+            if gate.wire != wire:
+                continue
+            left_s = max(SHORTEST_S, request.deadline_s - (time.monotonic() - begin_s))
+            taken = await gate.admit_in_slices(msgspec.structs.replace(request, deadline_s=left_s))
+            drained = isinstance(taken, Refused) and taken.reason is RefusalReason.DRAINING
+            if not drained or self._gates.get(name) is gate:
+                return gate, request, taken
 
     def _gate(self, name: str, version: str) -> Gate:
         gate = self._gates.get(name)

@@ -17,6 +17,9 @@ from poise.domain.service import SLOClass, length_key
 from poise.errors import MalformedRequestError, TooLargeError
 from poise.protocol.wire import LENGTH, Array, InputWire, ServiceWire
 
+SHORTEST_S = 1e-6
+"""What a job has to its deadline at least, also if its client has given it up already."""
+
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -101,7 +104,7 @@ def infer_request(
         available=available,
         tensors=(*tensors, *_lengths(tensors)),
         slo_class=name,
-        deadline_s=deadline_s if limit_s is None else min(deadline_s, limit_s),
+        deadline_s=deadline_s if limit_s is None else min(deadline_s, max(limit_s, SHORTEST_S)),
         accuracy_floor=_floor(parameters, slo_class),
         priority=_priority(parameters),
         reply=ReplyTerms(request_id, outputs, own_terms),
