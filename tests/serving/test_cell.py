@@ -79,7 +79,7 @@ def in_cell(arrays):
                 await test(cell, told, admit)
             finally:
                 await cell.stop()
-            assert cell._rows.used == 0
+            assert cell.rows.used == 0
             assert not cell._jobs
 
         asyncio.run(whole())
@@ -111,10 +111,10 @@ def test_trouble_with_one_answer_is_not_the_others(in_cell):
 def test_outputs_are_the_jobs_own(in_cell):
     async def test(cell, told, admit):
         pending = admit(2)
-        cell._arena.outputs["logits"][pending.first_row : pending.first_row + 2] = 5
+        cell.arena.outputs["logits"][pending.first_row : pending.first_row + 2] = 5
         told.answers[DrainStarted] = [answer(1, 2)]
         cell.drain()
-        cell._arena.outputs["logits"][...] = 6
+        cell.arena.outputs["logits"][...] = 6
         assert (pending.outcome.outputs["logits"] == 5).all()
 
     in_cell(test)

@@ -132,7 +132,7 @@ def live(tmp_path, arrays):
                 await test(running)
             finally:
                 await running.cell.stop()
-            assert running.cell._rows.used == 0
+            assert running.cell.rows.used == 0
             assert running.driver.metrics.faults == 0
 
         asyncio.run(whole())

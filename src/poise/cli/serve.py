@@ -77,6 +77,10 @@ def serve(
     max_body_mb: Annotated[
         float | None, typer.Option(help="The largest request body, in MB: 64.", min=0.001, max=1e5)
     ] = None,
+    ingress: Annotated[
+        int | None,
+        typer.Option(help="Take HTTP connections in so many processes of their own: 0.", min=0, max=64),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="Ask clients for a token: one a line, or NAME: TOKEN.", rich_help_panel=SECURITY),
@@ -190,6 +194,7 @@ def serve(
         arena_mb=arena_mb,
         repository=repository,
         feedback=feedback,
+        ingress=ingress,
         log_json=log_json,
         log_level=log_level,
         otel_endpoint=otel_endpoint,

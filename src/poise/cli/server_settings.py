@@ -48,6 +48,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     arena_mb: float | None = None
     repository: bool | None = None
     feedback: bool | None = None
+    ingress: int | None = None
     log_json: bool | None = None
     log_level: Level | None = None
     otel_endpoint: str | None = None
@@ -63,7 +64,16 @@ def server_file_of(flags: Flags) -> ServerFile:
     file = ServerFile(format=1) if flags.config is None else open_server_file(flags.config)
     given = {
         name: value
-        for name in ("insecure", "origins", "cache", "history", "grace_s", "repository", "feedback")
+        for name in (
+            "insecure",
+            "origins",
+            "cache",
+            "history",
+            "grace_s",
+            "repository",
+            "feedback",
+            "ingress",
+        )
         if (value := getattr(flags, name)) is not None
     }
     file = replace(
@@ -103,6 +113,7 @@ def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
         tls=file.tls,
         repository=file.repository,
         feedback=file.feedback,
+        ingress=file.ingress,
         tracing=_tracing(file.telemetry),
         cells=replace(cells, arena_bytes=file.arena_bytes, cache=cache),
     )

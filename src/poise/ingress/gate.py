@@ -46,9 +46,10 @@ class PendingJob:
     ``outcome`` is None while it waits, and an InternalError where a fault of ours ended it. ``when_settled`` is called
     once, on the event loop, as the outcome comes; it may be set as long as there is none. ``trace``: where its batches
     are to be entered; None where it is not traced. ``also`` is called before ``when_settled``, for somebody else.
+    ``outputs_wanted``: whether the answer is to bring copies of its outputs; else they are read in its rows.
     """
 
-    __slots__ = ("also", "first_row", "job", "outcome", "trace", "when_settled")
+    __slots__ = ("also", "first_row", "job", "outcome", "outputs_wanted", "trace", "when_settled")
 
     def __init__(self, job: Job, first_row: int) -> None:
         self.job = job
@@ -57,6 +58,7 @@ class PendingJob:
         self.when_settled: Callable[[PendingJob], None] | None = None
         self.also: Callable[[PendingJob], None] | None = None
         self.trace: RequestTrace | None = None
+        self.outputs_wanted = True
 
     def settle(self, outcome: Outcome | InternalError) -> None:
         """Set the outcome and tell who waits for it."""

@@ -55,6 +55,11 @@ class Guard:
         self._tokens = None if tokens is None else tuple(tokens)
 
     @property
+    def tokens(self) -> tuple[Token, ...] | None:
+        """The tokens that let somebody in; None where nobody needs one."""
+        return self._tokens
+
+    @property
     def open(self) -> bool:
         """Whether nobody needs a token."""
         return self._tokens is None

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from poise.ingress.http_server import HttpServer
 from poise.telemetry.families import gauge
+from poise.telemetry.traffic import Traffic
+
+
+class FrontEnd(Protocol):
+    """An HTTP server, or several processes that are one."""
+
+    traffic: Traffic
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+
+    @property
+    def bodies_bytes(self) -> int:
+        """How many bytes of bodies are on their way in."""
 
 
 class HttpMetrics(Collector):
     """The metrics of one HTTP server."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: FrontEnd) -> None:
         self._server = server
 
     def collect(self) -> Iterator[Metric]:

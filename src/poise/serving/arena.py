@@ -59,8 +59,10 @@ def full_shape(spec: TensorSpec) -> tuple[int, ...]:
     return spec.shape_at()
 
 
-def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> ArenaLayout:
+def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES, shares: int = 1) -> ArenaLayout:
     """Return the layout for as many rows as the service may queue, or as fit into ``limit_bytes``.
+
+    ``shares``: so many processes put tensors into rows, each into as many as all may queue, or into an equal part.
 
     Raises:
         ConfigError: not even one row fits.
@@ -69,12 +71,13 @@ def plan_layout(service: Service, limit_bytes: int = DEFAULT_ARENA_BYTES) -> Are
     inputs |= {length_key(name): LENGTH for name, spec in inputs.items() if spec.buckets}
     row_bytes = sum(_item_bytes(spec) for spec in (*inputs.values(), *service.outputs.values()))
     padding = ALIGNMENT_BYTES * (len(inputs) + len(service.outputs))
-    capacity = min(service.scheduler.queue_items, (limit_bytes - padding) // max(row_bytes, 1))
+    capacity = min(service.scheduler.queue_items, (limit_bytes - padding) // max(row_bytes, 1) // shares)
     if capacity < 1:
         raise ConfigError(
             f"one item of service {service.service!r} takes {row_bytes} bytes",
             expected=f"items that fit into the arena of {limit_bytes} bytes, or a larger arena",
         )
+    capacity *= shares
     offset = 0
     placed: list[list[TensorPlace]] = [[], []]
     for places, specs in zip(placed, (inputs, service.outputs), strict=True):
@@ -115,6 +118,7 @@ class Arena:
     def close(self) -> None:
         """Close the file; the memory goes when the last array over it does."""
         os.close(self.fd)
+        self.fd = -1
         self.inputs = self.outputs = {}
 
     def _view(self, place: TensorPlace) -> Array:
@@ -175,3 +179,36 @@ class RowAllocator:
             self._starts.insert(i, first)
             self._ends.insert(i, end)
         self.used -= rows
+
+
+class SharedRows(RowAllocator):
+    """The rows of an arena that several processes put tensors into. The first share is this process's own.
+
+    The others give their own out themselves; here they are only counted, so that no more items wait than one share
+    holds, whoever took them in.
+    """
+
+    def __init__(self, capacity: int, shares: int) -> None:
+        super().__init__(capacity // shares)
+
+    def share_of(self, place: int) -> tuple[int, int]:
+        """Return the first row of a share, and how many it has."""
+        return place * self.capacity, self.capacity
+
+    def take(self, rows: int) -> int | None:
+        """Return the first of ``rows`` neighbouring rows; None if there are none, or too many are taken elsewhere."""
+        return None if self.used + rows > self.capacity else super().take(rows)
+
+    def count_in(self, first: int, rows: int) -> int | None:
+        """Count rows of another share, which its owner has taken; None if too many are taken."""
+        if self.used + rows > self.capacity:
+            return None
+        self.used += rows
+        return first
+
+    def give_back(self, first: int, rows: int) -> None:
+        """Free rows taken before, or count those of another share no more."""
+        if first >= self.capacity:
+            self.used -= rows
+        else:
+            super().give_back(first, rows)

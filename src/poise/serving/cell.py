@@ -38,11 +38,11 @@ from poise.scheduling.events import (
 )
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.alarm import Alarm
-from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, RowAllocator, plan_layout
+from poise.serving.arena import DEFAULT_ARENA_BYTES, Arena, SharedRows, plan_layout
 from poise.serving.batch_traces import BatchTraces
 from poise.serving.batches import Dispatched, DispatchedBatches, batches_first
 from poise.serving.cell_state import CellState
-from poise.serving.intake import copy_all_in, job_of, slowly_copy_all_in
+from poise.serving.intake import copied_out, copy_all_in, job_of, rows_for, slowly_copy_all_in
 from poise.serving.keeper import Keeper, StaticKeeper
 from poise.serving.messages import Done, Failed, Run, pack_runs
 from poise.serving.metrics import CellMetrics
@@ -69,6 +69,7 @@ class Cell:
         *,
         policy: str | None = None,
         arena_bytes: int = DEFAULT_ARENA_BYTES,
+        shares: int = 1,
         recorder: Recorder | None = None,
         traced: bool = False,
         name: str = "",
@@ -77,20 +78,20 @@ class Cell:
         """Make a cell; nothing is started yet. ``name`` is the service's, where one adapter serves several.
 
         ``scheduler``: one whose plans are made already; else it is made here, with ``policy``. ``traced``: whether
-        front ends may ask which batches a job was in.
+        front ends may ask which batches a job was in. ``shares``: so many processes put tensors into its arena.
 
         Raises:
             ConfigError: items larger than the arena, an unknown policy, workers that the profile lacks.
         """
         service = folder.service
-        layout = plan_layout(service, arena_bytes)
+        layout = plan_layout(service, arena_bytes, shares)
         if scheduler is None:
             cache = FrontierCache.beside_profile(folder, log.warning)
             scheduler = Scheduler(service, profile, policy, cache)
             scheduler.plan_for(initial_allocation(service, profile))
         self._scheduler = scheduler
-        self._arena = Arena.create(layout)
-        self._rows = RowAllocator(layout.capacity)
+        self.arena = Arena.create(layout)
+        self.rows = SharedRows(layout.capacity, shares)
         self._watchers: list[Watcher] = [] if recorder is None else [recorder]
         self._index = service.modality_index
         self._padded = bool(service.buckets_of(service.modalities))
@@ -98,7 +99,7 @@ class Cell:
         self.profile = profile
         self.monitor = Monitor(service.classes, time.monotonic(), name)
         self.keeper: Keeper = StaticKeeper(self, folder, profile, usable_cores())
-        self._pool = WorkerPool(folder, profile, self._arena, self)
+        self._pool = WorkerPool(folder, profile, self.arena, self)
         self._jobs: dict[int, PendingJob] = {}
         if traced:
             self._watchers.append(BatchTraces(self._jobs, self.label))
@@ -108,7 +109,7 @@ class Cell:
         self._alarm = Alarm(lambda now_s: self._happened(Woke(now_s)))
         self._emptied: asyncio.Future[None] | None = None
         self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        self.wire: ServiceWire = wire_of(service, layout.capacity)
+        self.wire: ServiceWire = wire_of(service, self.rows.capacity)
         self.metrics = CellMetrics(tuple(service.classes), self._state)
         self._counts = StatisticsCount()
         self.draining = False
@@ -174,7 +175,7 @@ class Cell:
             self._settle(pending, Refused(RefusalReason.DRAINING, "the server has stopped"))
         self._active.clear()
         await self._pool.stop(at_once=bool(waiting))
-        self._arena.close()
+        self.arena.close()
         for watcher in self._watchers:
             watcher.close()
 
@@ -184,17 +185,17 @@ class Cell:
         """Put a request's tensors into rows and tell the scheduler; its outcome may already be there."""
         if isinstance(first := self._rows_for(request), Refused):
             return first
-        copy_all_in(self._arena.inputs, self._rows, first, request)
+        copy_all_in(self.arena.inputs, self.rows, first, request)
         return self._enter(request, first)
 
     async def admit_in_slices(self, request: InferRequest) -> PendingJob | Refused:
         """Do as ``admit`` does; others have their turn while large tensors are copied."""
         if isinstance(first := self._rows_for(request), Refused):
             return first
-        await slowly_copy_all_in(self._arena.inputs, self._rows, first, request)
+        await slowly_copy_all_in(self.arena.inputs, self.rows, first, request)
         if not (self.draining or self._stopped):
             return self._enter(request, first)
-        self._rows.give_back(first, request.items)
+        self.rows.give_back(first, request.items)
         return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
 
     def _rows_for(self, request: InferRequest) -> int | Refused:
@@ -204,7 +205,7 @@ class Cell:
             return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
         if not self.started:
             return self.refused(request.slo_class, RefusalReason.NO_WORKER, "the server is still loading")
-        if (first := self._rows.take(request.items)) is not None:
+        if (first := rows_for(self.rows, request)) is not None:
             return first
         return self.refused(request.slo_class, RefusalReason.QUEUE_FULL, "too many items wait")
 
@@ -266,7 +267,7 @@ class Cell:
     def observed(self, epoch_s: float) -> Observed:
         """Return what happened since this was last asked."""
         now_s = time.monotonic()
-        waiting = self._rows.used - self._batches.items
+        waiting = self.rows.used - self._batches.items
         return self.monitor.beat(now_s, epoch_s, self._batches.busy_s(now_s), max(0, waiting))
 
     # What the workers do (WorkerListener)
@@ -367,8 +368,8 @@ class Cell:
 
     def _answer(self, command: Answer) -> None:
         pending = self._jobs[command.job_id]
-        job, first = pending.job, pending.first_row
-        outputs = {name: slot[first : first + job.items].copy() for name, slot in self._arena.outputs.items()}
+        job = pending.job
+        outputs = copied_out(self.arena.outputs, pending)
         self.metrics.answered(job.slo_class, job.items, command)
         met = not (command.late or command.below_floor)
         self.monitor.answered(job.slo_class, job.items, command.accuracy, met=met)
@@ -386,7 +387,7 @@ class Cell:
         if pending.outcome is not None:
             return
         del self._jobs[pending.job.id]
-        self._rows.give_back(pending.first_row, pending.job.items)
+        self.rows.give_back(pending.first_row, pending.job.items)
         self._counts.settled(pending.job, outcome)
         pending.settle(outcome)
         if not self._jobs and self._emptied is not None and not self._emptied.done():
@@ -395,5 +396,5 @@ class Cell:
     def _state(self) -> CellState:
         busy = len(self._batches)
         workers = {"busy": busy, "idle": max(0, len(self._active) - busy), **self.keeper.states()}
-        held = (len(self._jobs), self._rows, self._scheduler, self.label)
+        held = (len(self._jobs), self.rows, self._scheduler, self.label)
         return CellState(workers, *held, self.ready, self.draining)

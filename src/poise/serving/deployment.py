@@ -105,11 +105,13 @@ class CellSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``record``: where the scheduler's log goes; of several services each has its own, with its name added. ``cache``:
     the folder of what is kept to start sooner; None: beside each profile. ``traced``: whether any jobs are.
+    ``shares``: so many processes put tensors into the arenas.
     """
 
     policy: str | None = None
     record: Path | None = None
     arena_bytes: int = DEFAULT_ARENA_BYTES
+    shares: int = 1
     cache: Path | None = None
     traced: bool = False
 
@@ -327,6 +329,7 @@ def _cell(opened: Opened, scheduler: Scheduler, settings: CellSettings, place: P
         folder,
         profile,
         arena_bytes=settings.arena_bytes,
+        shares=settings.shares,
         recorder=recorder,
         traced=settings.traced,
         name=opened.name if name else "",

@@ -9,10 +9,29 @@ import numpy as np
 
 from poise.domain.job import Job
 from poise.domain.slots import copy_slots
+from poise.ingress.gate import PendingJob
 from poise.ingress.slices import SLICE_BYTES, copy_in_slices
 from poise.protocol.codec import InferRequest, InferTensor
 from poise.protocol.wire import Array
-from poise.serving.arena import RowAllocator
+from poise.serving.arena import RowAllocator, SharedRows
+
+
+class PlacedRequest(InferRequest, frozen=True, kw_only=True):
+    """A request whose tensors another process has put into its own rows already; ``tensors`` is empty.
+
+    Units: ``arrival_s`` in seconds, on the clock that stamps events.
+    """
+
+    first_row: int
+    arrival_s: float
+    bucket: int
+
+
+def rows_for(rows: SharedRows, request: InferRequest) -> int | None:
+    """Return the first of the rows that a request has from now on; None if there are none."""
+    if isinstance(request, PlacedRequest):
+        return rows.count_in(request.first_row, request.items)
+    return rows.take(request.items)
 
 
 def rung_of(tensors: Sequence[InferTensor]) -> int:
@@ -29,6 +48,9 @@ def rung_of(tensors: Sequence[InferTensor]) -> int:
 
 def job_of(request: InferRequest, number: int, now_s: float, *, padded: bool) -> Job:
     """Return the job of a request that arrives now. ``padded``: some inputs have a free axis."""
+    bucket = rung_of(request.tensors) if padded else 0
+    if isinstance(request, PlacedRequest):
+        now_s, bucket = min(now_s, request.arrival_s), request.bucket
     return Job(
         id=number,
         slo_class=request.slo_class,
@@ -38,7 +60,7 @@ def job_of(request: InferRequest, number: int, now_s: float, *, padded: bool) ->
         accuracy_floor=request.accuracy_floor,
         available=request.available,
         priority=request.priority,
-        bucket=rung_of(request.tensors) if padded else 0,
+        bucket=bucket,
     )
 
 
@@ -62,6 +84,14 @@ async def slowly_copy_all_in(
     except BaseException:
         rows.give_back(first, request.items)
         raise
+
+
+def copied_out(outputs: Mapping[str, Array], pending: PendingJob) -> dict[str, Array]:
+    """Return copies of a job's outputs out of its rows; none where somebody else reads them there."""
+    if not pending.outputs_wanted:
+        return {}
+    rows = slice(pending.first_row, pending.first_row + pending.job.items)
+    return {name: slot[rows].copy() for name, slot in outputs.items()}
 
 
 def copy_in(slot: Array, first: int, tensor: InferTensor) -> None:

@@ -32,6 +32,7 @@ from poise.ingress.tls import Tls
 from poise.serving.deployment import SWITCH_INTERVAL_S, CellSettings
 from poise.serving.deployments import Configure, Deployments
 from poise.serving.feedback import Feedback
+from poise.serving.ingresses import Ingresses
 from poise.serving.metrics import metrics_text
 from poise.serving.server_file import TlsFiles
 from poise.telemetry.process import ProcessMetrics
@@ -54,7 +55,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``insecure``: other machines may ask without a token. ``origins`` are web pages whose scripts may ask.
     ``repository``: clients may load and unload services; ``feedback``: they may send labels. ``tracing`` None: no
-    request is traced.
+    request is traced. ``ingress``: so many processes take HTTP connections; 0: this one does.
     """
 
     host: str = "127.0.0.1"
@@ -68,6 +69,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
     repository: bool = False
     feedback: bool = False
+    ingress: int = 0
     tracing: Tracing | None = None
     cells: CellSettings = CellSettings()
 
@@ -104,13 +106,15 @@ def run_server(
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
         WorkerError: a worker cannot start.
     """
+    if settings.ingress and settings.tracing is not None:
+        raise ConfigError("got --ingress and a collector of spans", expected="one of them")
     tls = tls_of(settings)
     _raise_file_limit()
     tokens = read_tokens()
     guarded = settings.insecure or tokens is not None
     if settings.grpc_port is not None:
         check_address(settings.grpc_host, settings.grpc_port, guarded=guarded)
-    listener = bind(settings.host, settings.port, guarded=guarded)
+    listener = bind(settings.host, settings.port, guarded=guarded, shared=settings.ingress > 1)
     if tls is None and tokens is not None and not is_loopback(listener.getsockname()[0]):
         log.warning("tokens travel in the clear: give --tls-cert and --tls-key")
     access = Access(Guard(tokens, settings.origins), read_tokens, tls)
@@ -164,8 +168,8 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def bind(host: str, port: int, *, guarded: bool) -> socket.socket:
-    """Return a listening socket; ``guarded`` as in ``check_address``.
+def bind(host: str, port: int, *, guarded: bool, shared: bool = False) -> socket.socket:
+    """Return a listening socket; ``guarded`` as in ``check_address``, ``shared``: others may listen there too.
 
     Raises:
         ConfigError: as ``check_address``, or an address in use.
@@ -174,6 +178,8 @@ def bind(host: str, port: int, *, guarded: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -230,11 +236,22 @@ async def _serve(
     tracer = None if tracing is None else open_tracer(tracing)
     if tracer is not None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-    cells = replace(settings.cells, traced=tracer is not None)
+    cells = replace(settings.cells, traced=tracer is not None, shares=settings.ingress + 1)
     feedback = Feedback() if settings.feedback else None
-    deployments = Deployments(configure, cells, settings.grace_s, access.renewed, feedback)
     guard, tls = access.guard, access.tls
-    http: HttpServer | None = None
+    http: HttpServer | Ingresses | None = None
+
+    def renewed() -> Callable[[], None]:
+        apply = access.renewed()
+
+        def apply_everywhere() -> None:
+            apply()
+            if isinstance(http, Ingresses):
+                http.renew()
+
+        return apply_everywhere
+
+    deployments = Deployments(configure, cells, settings.grace_s, renewed, feedback)
     grpc: GrpcServer | None = None
     signals = _Signals()
     try:
@@ -253,9 +270,13 @@ async def _serve(
             add_feedback_route(app, feedback)
         if settings.repository:
             add_repository_routes(app, deployments)
-        http = HttpServer(app, settings.limits)
+        if settings.ingress:
+            http = Ingresses(app, _listeners(listener, settings.ingress), settings.tls, settings.origins)
+            await http.start()
+        else:
+            http = HttpServer(app, settings.limits)
+            await http.start(listener, None if tls is None else tls.http)
         collectors.append(HttpMetrics(http))
-        await http.start(listener, None if tls is None else tls.http)
         listening = Listening(url_of(listener, tls))
         if settings.grpc_port is not None:
             from poise.ingress.grpc_metrics import GrpcMetrics
@@ -285,6 +306,12 @@ async def _serve(
         if tracer is not None:
             await asyncio.to_thread(tracer.close)
         signals.close()
+
+
+def _listeners(first: socket.socket, count: int) -> list[socket.socket]:
+    """Return a listening socket for each of some processes, all of one address; the first is there already."""
+    host, port = first.getsockname()[:2]
+    return [first, *(bind(host, port, guarded=True, shared=True) for _ in range(count - 1))]
 
 
 async def _until_stopped(

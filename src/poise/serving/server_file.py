@@ -15,6 +15,7 @@ from poise.errors import ConfigError
 from poise.ingress.limits import Limits
 
 MAX_FILE_BYTES = 2**20
+MAX_INGRESS = 64
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}\Z")
 
@@ -79,7 +80,7 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
     """A server as its file declares it. Paths are relative to the file's folder; they may be anywhere.
 
     ``grpc`` None: HTTP only. ``cache``: the folder of what is kept to start sooner; without one it is kept beside each
-    profile. ``history`` is a file.
+    profile. ``history`` is a file. ``ingress``: so many processes take HTTP connections; 0: the server's own does.
     """
 
     format: Literal[1]
@@ -95,11 +96,14 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
     telemetry: Telemetry = Telemetry()
     repository: bool = False
     feedback: bool = False
+    ingress: int = 0
     grace_s: float = 30.0
     arena: str | int = "512MiB"
 
     def __post_init__(self) -> None:
         require_not_negative(self.grace_s, "grace_s")
+        if not 0 <= self.ingress <= MAX_INGRESS:
+            raise ValueError(f"ingress: got {self.ingress}, expected 0 to {MAX_INGRESS}")
         parse_bytes(self.arena, "arena")
         names = [token.name for token in self.tokens or ()]
         for name in names:
