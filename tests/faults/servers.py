@@ -117,16 +117,24 @@ def _module(process: psutil.Process) -> str:
 class Traffic:
     """An even load from one process, and what became of every request: 200, another status with its reason, or nothing.
 
-    ``lost`` is what got no reply at all.
+    ``lost`` is what got no reply at all; ``wrong`` counts answers that ``right`` says are not those of their request.
     """
 
-    def __init__(self, url: str, service: str, make: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        url: str,
+        service: str,
+        make: Callable[[int], bytes],
+        right: Callable[[int, bytes], bool] = lambda number, body: True,
+    ) -> None:
         self._url = url
         self._path = f"/v2/models/{service}/infer"
         self._make = make
+        self._right = right
         self.sent = 0
         self.statuses: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
+        self.wrong = 0
         self.slowest_s = 0.0
 
     @property
@@ -170,6 +178,7 @@ class Traffic:
                 self.lost[reply.error] += 1
             elif reply.status == 200:
                 self.statuses["200"] += 1
+                self.wrong += not self._right(number, reply.body)
             else:
                 said = json.loads(reply.body)
                 self.statuses[f"{reply.status} {said.get('reason', said['error'][:60])}"] += 1
