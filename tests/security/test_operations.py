@@ -1,6 +1,7 @@
 """What the server reads and does beside requests: files, names, processes, errors. Named in ``guards.py``."""
 
 import ast
+import asyncio
 import fcntl
 import os
 import stat
@@ -18,6 +19,7 @@ from poise.domain.service import Modality, Service, TensorSpec, Variant
 from poise.errors import ConfigError, WorkerError
 from poise.files import open_service
 from poise.files.arrays import load_labelled
+from poise.ingress.gate import Answered, PendingJob
 from poise.serving.arena import Arena, plan_layout
 
 SOURCE = Path(poise.__file__).parent
@@ -166,6 +168,24 @@ def test_an_error_of_ours_says_nothing_of_it(caplog):
         assert (code, msgspec.json.decode(body)) == (500, {"error": "internal error"})
         assert "swordfish" in caplog.text
         assert target.ask(b"GET /v2 HTTP/1.1\r\n\r\n")[0] == 200
+
+
+@pytest.mark.parametrize("accepts", [[], ["Accept-Encoding: gzip"]])
+def test_an_answer_that_cannot_be_written_keeps_nobody_waiting(accepts):
+    class Late(StubGate):
+        def admit(self, request):
+            pending = super().admit(request)
+            assert isinstance(pending, PendingJob)
+            outcome, pending.outcome = pending.outcome, None
+            assert isinstance(outcome, Answered)
+            broken = Answered(outcome.answer, {})  # an output is not there
+            asyncio.get_running_loop().call_soon(pending.settle, broken)
+            return pending
+
+    with attacked(gate=Late()) as target:
+        client = target.connect()
+        client.send(infer(wave(), *accepts) + infer(wave(), *accepts))
+        assert [client.reply()[0] for _ in range(2)] == [500, 500]
 
 
 def test_the_arena_is_nobody_elses():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -30,6 +31,8 @@ LARGE_BODY_BYTES = 2**20
 """The tensors of larger bodies are copied into the arena a slice at a time."""
 SHORTEST_S = 1e-6
 """What a job has left to its deadline where decoding it took longer."""
+
+log = logging.getLogger(__name__)
 
 
 class Inference:
@@ -162,21 +165,34 @@ class LaterAnswer:
     def _settled(self, pending: PendingJob) -> None:
         outcome = pending.outcome
         assert outcome is not None
+        try:
+            coming = self._reply_of(outcome)
+        except Exception:  # whoever settles the job has others to settle, and this client waits
+            log.exception("an answer could not be written")
+            coming = error_reply(status.INTERNAL, status.GENERIC)
+        if isinstance(coming, Reply):
+            self._send(coming)
+        else:
+            asyncio.ensure_future(coming).add_done_callback(self._came)
+
+    def _reply_of(self, outcome: Outcome | InternalError) -> Reply | Coroutine[Any, Any, Reply]:
         if isinstance(outcome, Answered) and is_large(self._terms, outcome.outputs):
-            self._send_later(self._reply_slowly(outcome))
-            return
+            return self._reply_slowly(outcome)
         reply = reply_of(self._gate, outcome, self._terms)
         if self._accepted is not None and _worth_a_thread(reply):
-            self._send_later(compressed(reply, self._accepted))
-        else:
-            self._send(_compressed_at_once(reply, self._accepted))
+            return compressed(reply, self._accepted)
+        return _compressed_at_once(reply, self._accepted)
 
     async def _reply_slowly(self, outcome: Outcome) -> Reply:
         reply = await self._inference.reply_slowly(self._gate, outcome, self._terms)
         return reply if self._accepted is None else await compressed(reply, self._accepted)
 
-    def _send_later(self, coming: Coroutine[Any, Any, Reply]) -> None:
-        asyncio.ensure_future(coming).add_done_callback(lambda done: self._send(done.result()))
+    def _came(self, coming: asyncio.Future[Reply]) -> None:
+        if not coming.cancelled():
+            error = coming.exception()
+            if error is not None:
+                log.error("an answer could not be written", exc_info=error)
+            self._send(coming.result() if error is None else error_reply(status.INTERNAL, status.GENERIC))
 
     def _send(self, reply: Reply) -> None:
         when_ready, self.when_ready = self.when_ready, None
