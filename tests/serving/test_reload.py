@@ -4,12 +4,12 @@ import concurrent.futures
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
@@ -90,21 +90,41 @@ def test_five_reloads_under_load_lose_no_job(tmp_path, arrays):
     assert "ERROR" not in server.log()
 
 
-def test_a_job_in_flight_is_answered_by_the_workers_that_have_it(one_worker, arrays):
-    server: Server = one_worker
-    old = server.workers()
+def test_a_job_in_flight_is_answered_by_the_workers_that_have_it(tmp_path, arrays):
     request = json_request(arrays, tuple(DATATYPES))
-    with stopped(old), concurrent.futures.ThreadPoolExecutor() as pool:
-        first = pool.submit(server.post, request)
-        server.wait_until(lambda: server.metric("poise_queue_jobs") == 1)
+    with serving(copy_tiny(tmp_path / "tiny", workers=1), "--grace-s", "2") as server:
+        old = server.workers()
+        with stopped(old), concurrent.futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(server.post, request)
+            server.wait_until(lambda: server.metric("poise_queue_jobs") == 1)
+            assert reload(server).returncode == 0
+            assert server.post(request)[0] == 200  # by the new worker
+            # there are two deployments at most, and the old one waits for as long as its job does
+            again = reload(server)
+            assert again.returncode == 2
+            assert "what was served before the last change still has jobs to answer" in again.stderr
+            assert not first.done()
+            resume(old)
+            assert first.result()[0] == 200
+        server.wait_until(lambda: len(server.workers()) == 1)
+        assert server.workers()[0].pid != old[0].pid
+        assert server.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer", "/v2/models/t%69ny/infer"]
+)
+def test_a_request_that_comes_while_all_is_changed_is_answered_by_what_is_there_then(server, arrays, path):
+    before = server.workers()
+    body = json.dumps(json_request(arrays, tuple(DATATYPES))).encode()
+    host, _, port = server.address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[:10])
         assert reload(server).returncode == 0
-        assert server.post(request)[0] == 200  # by the new worker
-        assert not first.done()
-        resume(old)
-        assert first.result()[0] == 200
-    psutil.wait_procs(old, timeout=30)
-    assert len(server.workers()) == 1
-    assert server.terminate() == 0
+        server.wait_until(lambda: not any(worker.is_running() for worker in before))
+        connection.sendall(body[10:])
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_what_is_wrong_is_refused_and_changes_nothing(tmp_path, arrays):
@@ -131,6 +151,21 @@ def test_what_is_wrong_is_refused_and_changes_nothing(tmp_path, arrays):
         assert reload(server, "--json").returncode == 0
         assert server.post({**request, "parameters": {"poise_class": "urgent"}})[0] == 200
         assert server.log().count("refused, and everything stays as it is") == 2
+
+
+def test_a_server_that_is_to_end_gives_its_reload_up(tmp_path):
+    service = emulated_service(tmp_path / "tiny", STATIC)
+    profile = service / "emulated_profile.json"
+    with serving(service) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        loads = json.loads(profile.read_text())
+        for variant in loads["variants"]:
+            variant["load_time_s"] = 1000.0
+        profile.write_text(json.dumps(loads))
+        coming = pool.submit(reload, server)
+        server.wait_until(lambda: len(server.workers()) == 2)
+        assert server.terminate() == 0
+        assert coming.result().returncode == 2
+        assert "the server is draining" in coming.result().stderr
 
 
 def test_an_adapted_service_is_reloaded_and_its_history_goes_on(tmp_path, arrays):
