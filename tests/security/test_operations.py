@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 from tests.security.target import StubGate, attacked, infer, wave
-from tests.servers import TINY
+from tests.servers import TINY, serving, tiny
 
 import poise
 from poise.domain.service import Modality, Service, TensorSpec, Variant
@@ -21,6 +22,8 @@ from poise.files import open_service
 from poise.files.arrays import load_labelled
 from poise.ingress.gate import Answered, PendingJob
 from poise.serving.arena import Arena, plan_layout
+
+__all__ = ["tiny"]
 
 SOURCE = Path(poise.__file__).parent
 PICKLES = frozenset(("pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"))
@@ -201,3 +204,28 @@ def test_the_arena_is_nobody_elses():
                 os.ftruncate(arena.fd, size)
     finally:
         arena.close()
+
+
+def mapped(pid: int) -> set[str]:
+    """The inodes of the arenas that a process has mapped."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return set()
+    return {line.split()[4] for line in lines if "memfd:poise-arena" in line}
+
+
+@pytest.mark.slow
+def test_the_arena_is_gone_with_a_server_that_is_killed(tiny):
+    before = set(Path("/dev/shm").iterdir())
+    with serving(tiny) as server:
+        workers = server.workers()
+        inodes = mapped(server.process.pid)
+        assert inodes
+        assert all(inodes & mapped(worker.pid) for worker in workers)
+        assert set(Path("/dev/shm").iterdir()) <= before, "it has no name"
+        server.process.kill()
+        server.process.wait(60)
+        assert psutil.wait_procs(workers, 60)[1] == []
+    assert not any(inodes & mapped(pid) for pid in psutil.pids())
+    assert set(Path("/dev/shm").iterdir()) <= before
