@@ -6,7 +6,7 @@ import pytest
 from tests.servers import serving
 from tests.serving.test_adapted_server import EMULATED, emulated_service
 
-from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
+from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_now, tokens_of
 from poise.errors import ConfigError
 from poise.serving.deployment import CellSettings
 from poise.serving.server_file import Address, ServerFile, open_server_file
@@ -140,6 +140,19 @@ def test_tokens_of_file_and_flag_are_of_different_names(tmp_path):
     assert tokens_of(ServerFile(format=1), None) is None
     with pytest.raises(ConfigError, match="tokens: got name 'operator' twice"):
         tokens_of(file, tmp_path / "more")
+
+
+def test_what_cannot_be_taken_up_is_warned_of(tmp_path, caplog):
+    opened(tmp_path, "format: 1\ntokens: []\n")
+    flags = Flags(config=tmp_path / "server.yaml")
+    begun = server_file_of(flags)
+    assert tokens_now(flags, begun) == ()
+    opened(tmp_path, f"format: 1\ntokens: [{{name: a, sha256: {'a' * 64}}}]\n")
+    assert tokens_now(flags, begun) != ()
+    assert not caplog.records
+    opened(tmp_path, "format: 1\ntokens: []\ngrace_s: 1\nlimits: {headers: 1}\n")
+    tokens_now(flags, begun)
+    assert "what the server file says of limits, grace_s holds from the next start" in caplog.text
 
 
 def test_a_service_folder_may_be_read_only(tmp_path):

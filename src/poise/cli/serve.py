@@ -171,7 +171,7 @@ def serve(
     _with_malloc_settings()
     # gRPC's library writes what any client says, as it is, into the log, and says nothing that poise does not
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
+    from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_now
     from poise.serving.deployment import CellSettings, Configuration
     from poise.serving.server import run_server
 
@@ -216,7 +216,7 @@ def serve(
         configure,
         settings,
         lambda listening: _tell(listening, names, as_json=as_json),
-        lambda: tokens_of(server_file_of(flags), token_file),
+        lambda: tokens_now(flags, file),
     )
     if status:
         error_line("stopped before every accepted job was answered")

@@ -137,6 +137,23 @@ def tokens_of(file: ServerFile, token_file: Path | None) -> tuple[Token, ...] | 
     return tuple(tokens)
 
 
+def tokens_now(flags: Flags, begun: ServerFile) -> tuple[Token, ...] | None:
+    """Return the tokens as the files are now; warn of what else the server file says now than when it was begun with.
+
+    Raises:
+        ConfigError: a file that cannot be used.
+    """
+    file = server_file_of(flags)
+    differing = [
+        name
+        for name in ServerFile.__struct_fields__
+        if name != "tokens" and getattr(file, name) != getattr(begun, name)
+    ]
+    if differing:
+        log.warning("what the server file says of %s holds from the next start", ", ".join(differing))
+    return tokens_of(file, flags.token_file)
+
+
 def _token(entry: TokenEntry) -> Token:
     classes = None if entry.classes is None else frozenset(entry.classes)
     identity = Identity(entry.name, classes, entry.admin)
