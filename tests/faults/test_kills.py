@@ -1,7 +1,8 @@
-"""Workers die again and again under load: every job that was sent gets one outcome, and nothing is left behind."""
+"""A worker is killed every second for a minute, under load: every job that was sent gets one outcome."""
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -13,12 +14,13 @@ from poise.scheduling.events import JobArrived, WorkerLost
 from poise.scheduling.log import decode_log
 from poise.simulation.replay import replay
 
-KILLS = 12
-RATE, SECONDS = 150, 25
+KILLS = 60
+RATE, SECONDS = 150, 70
 ANSWERED = 'poise_jobs_total{outcome="answered",slo_class="interactive"}'
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("policy", ["poise", "edf"])
 def test_workers_killed_under_load(tmp_path: Path, policy: str) -> None:
     service = copy_tiny(tmp_path / "tiny", slo_ms=2000)
@@ -32,13 +34,13 @@ def test_workers_killed_under_load(tmp_path: Path, policy: str) -> None:
             stdout=subprocess.PIPE,
         )  # fmt: skip
         before = psutil.Process(server.process.pid).num_fds()
+        server.wait_until(lambda: server.metric(ANSWERED) > 50)
+        begin_s = time.monotonic()
         for kill in range(KILLS):
-            # Once both are ready and jobs flow again, the next one dies.
-            enough = server.metric(ANSWERED) + 50
-            while load.poll() is None and server.metric(ANSWERED) < enough:
-                pass  # each question is a round trip to the server
-            server.wait_until(lambda: server.metric('poise_workers{state="starting"}') == 0)
+            time.sleep(max(0.0, begin_s + kill - time.monotonic()))  # the second itself is what is asked for
             workers = server.workers()
+            while not workers:
+                workers = server.workers()
             workers[kill % len(workers)].kill()
         out, _ = load.communicate()
         report = json.loads(out)["run"]
@@ -47,6 +49,7 @@ def test_workers_killed_under_load(tmp_path: Path, policy: str) -> None:
         assert server.metric("poise_queue_jobs") == 0
         assert server.terminate() == 0
     assert report["failed"] == {}
+    assert set(report["refused"]) <= {"no_worker", "worker_killer"}
     answered = round(report["jobs"] * report["attainment"]) + report["late"]
     assert answered + sum(report["refused"].values()) == report["jobs"]
     with log.open("rb") as lines:
@@ -55,7 +58,8 @@ def test_workers_killed_under_load(tmp_path: Path, policy: str) -> None:
     with log.open("rb") as lines:
         assert replay(*decode_log(lines)).differing == ()
     assert header.policy == policy
-    assert sum(isinstance(event, WorkerLost) for event, _ in story) >= KILLS
+    # Of those killed, some had not yet come into use.
+    assert sum(isinstance(event, WorkerLost) for event, _ in story) >= KILLS / 4
     arrived = [event.job.id for event, _ in story if isinstance(event, JobArrived)]
     outcomes = [c.job_id for _, commands in story for c in commands if isinstance(c, Answer | Refuse)]
     assert sorted(arrived) == sorted(outcomes)
