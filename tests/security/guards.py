@@ -325,6 +325,11 @@ GUARDS = (
         test_http_limits.test_who_does_not_read_is_not_read_from,
     ),
     Held("gRPC message", lift(body_bytes=2**30), test_grpc.test_a_message_over_the_cap_is_refused),
+    Held(
+        "gRPC inflated message",
+        lift(body_bytes=2**30),
+        test_grpc.test_a_message_over_the_cap_when_inflated_is_refused,
+    ),
     Held("gRPC metadata", lift(head_bytes=2**20), test_grpc.test_metadata_over_the_cap_is_refused),
     # time and connections
     Held(

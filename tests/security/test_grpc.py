@@ -90,6 +90,15 @@ def test_a_message_over_the_cap_is_refused():
         assert call(target, "ModelInfer", infer_message()) is grpc.StatusCode.OK
 
 
+def test_a_message_over_the_cap_when_inflated_is_refused():
+    with attacked(grpc=True, body_bytes=100_000) as target, channel_to(target) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(bytes(10_000_000), timeout=WAIT_S, compression=grpc.Compression.Gzip)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert infer(infer_message(), timeout=WAIT_S, compression=grpc.Compression.Gzip)
+
+
 def test_metadata_over_the_cap_is_refused():
     with attacked(grpc=True, head_bytes=4000) as target:
         assert call(target, "ServerLive", b"", ("x", "x" * 8000)) is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -9,7 +9,7 @@ from tests.security import target
 from tests.security.guards import GUARDS, Held
 
 SECURITY = Path(__file__).resolve().parents[2] / "SECURITY.md"
-GIVEN_UP_S = 1.0
+GIVEN_UP_S = 0.6
 """So long is waited for what no longer comes; it fails a test that is to fail."""
 NOT_ITS_FAILURE = (TypeError, AttributeError, NameError, ImportError)
 """What goes wrong where a guard was not taken away but broken."""

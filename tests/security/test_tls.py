@@ -8,6 +8,8 @@ import pytest
 import trustme
 from tests.security.target import ANSWER_S, Client, StubGate, attacked, infer, request, wave
 
+from poise.ingress.routes import Reply
+
 
 @functools.cache
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -70,3 +72,18 @@ def test_a_client_that_is_gone_is_struck_off():
         client.socket.close()
         target.until(lambda: target.server.connections == 0)
         assert target.gate.cancelled == 1
+
+
+def test_who_does_not_read_is_not_read_from():
+    with attacked(tls=contexts()[0], take_s=30) as target:
+        target.app.routes.add("GET", "/metrics", lambda _: Reply(200, (b"x" * 100_000,)))
+        client = encrypted(target.address)
+        client.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            for _ in range(100):
+                client.send(request(path="/metrics") * 1000)
+        assert target.do(lambda: sum(len(each._held) for each in target.connections)) < 1_000_000
+        assert target.do(lambda: all(each._paused for each in target.connections))
+        target.pass_time(31)
+        target.until(lambda: target.server.connections == 0)
+        client.socket.close()
