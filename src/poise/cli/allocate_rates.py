@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.progress import Progress
@@ -13,7 +14,9 @@ from poise.files import ServiceFolder
 from poise.files.rate_cache import RateCache
 
 
-def rates_of(folder: ServiceFolder, cache: Path | None = None) -> RateTable:
+def rates_of(
+    folder: ServiceFolder, cache: Path | None = None, warn: Callable[[str], None] = warning_line
+) -> RateTable:
     """Return the rates of a service; where they are simulated, a bar on stderr says how far that is.
 
     ``cache``: the folder where they are kept; None: beside the profile.
@@ -33,6 +36,6 @@ def rates_of(folder: ServiceFolder, cache: Path | None = None) -> RateTable:
             )
 
     try:
-        return RateCache.of(folder, warning_line, cache).table(service, profile, build)
+        return RateCache.of(folder, warn, cache).table(service, profile, build)
     except ValueError as error:
         raise ConfigError(str(error), file=service.profile, field="variants.stages") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from poise.cli.adapted import forecaster_of
 from poise.cli.allocate_rates import rates_of
-from poise.cli.console import err, error_line, out, warning_line
+from poise.cli.console import err, error_line, out
 from poise.cli.notify import tell_manager
 from poise.errors import ConfigError
 from poise.files import open_service
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from poise.serving.adaptation import AdapterCore
     from poise.serving.deployment import Adapting, Configuration, Opened
     from poise.serving.server import Listening
+
+log = logging.getLogger(__name__)
 
 MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -257,7 +260,7 @@ def opened_services(paths: Sequence[Path]) -> list[Opened]:
         profile = folder.load_profile()
         hashes = folder.file_hashes()
         for reason in folder.stale_reasons(profile, hashes):
-            warning_line(f"the profile is stale: {reason}; run: poise profile {folder.file}")
+            log.warning("the profile is stale: %s; run: poise profile %s", reason, folder.file)
         found.append(Opened(folder, profile, hashes))
     return found
 
@@ -299,7 +302,7 @@ def adapting_of(
         Served(
             replace(each.folder.service, budget=replace(each.folder.service.budget, cores=given)),
             each.profile,
-            rates_of(each.folder, cache) if policy == "poise" else None,
+            rates_of(each.folder, cache, log.warning) if policy == "poise" else None,
         )
         for each in opened
         if each.name not in closed
@@ -325,7 +328,7 @@ def _cores(opened: Sequence[Opened], budget: int) -> int:
     here = len(usable_cores())
     if budget <= here or all(variant.runtime == "emulated" for variant in variants):
         return budget
-    warning_line(f"the budget has {budget} cores, there are {here} here")
+    log.warning("the budget has %d cores, there are %d here", budget, here)
     return here
 
 
