@@ -26,7 +26,7 @@ from poise.protocol import status
 if TYPE_CHECKING:
     from poise.ingress.http_server import HttpServer
 
-STEPS_AT_ONCE = 16
+STEPS_AT_ONCE = 4
 """So many requests, or pieces of one, are taken up before other connections get their turn."""
 
 BODY_READ_BYTES = 64 * 2**10
