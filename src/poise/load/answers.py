@@ -13,6 +13,7 @@ from poise.domain.datatypes import NUMPY_TYPE
 from poise.domain.job import RefusalReason
 from poise.domain.service import Service
 from poise.load.connections import Reply
+from poise.protocol.elements import from_bf16
 
 _REFUSED = {429: "queue_full", 503: "not_ready", 504: "deadline_unreachable"}
 """Status -> reason, where the body does not name one."""
@@ -127,7 +128,9 @@ def _tensor(response: _Response, name: str, body: bytes, start: int) -> NDArray[
     for output in response.outputs:
         size = output.parameters.get("binary_data_size")
         if output.name == name:
-            dtype = NUMPY_TYPE.get(output.datatype)
+            if output.datatype == "BF16" and size is not None:
+                return from_bf16(np.frombuffer(body, "<u2", int(size) // 2, at)).reshape(output.shape)
+            dtype = NUMPY_TYPE.get("FP32" if output.datatype == "BF16" else output.datatype)
             if dtype is None:
                 raise ValueError(f"datatype {output.datatype!r}")
             if size is None:

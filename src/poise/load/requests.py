@@ -10,8 +10,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from poise.domain.service import Service
+from poise.errors import ConfigError
 from poise.files import LabelledItems
 from poise.load.connections import Endpoint
+from poise.protocol.elements import to_bf16
 from poise.workload import JobDraw
 
 
@@ -32,7 +34,21 @@ class RequestMaker:
         endpoint: Endpoint,
         token: str | None = None,
     ) -> None:
-        self._rows = {name: _rows(array) for name, array in items.inputs.items()}
+        """Look through the items.
+
+        Raises:
+            ConfigError: the service has inputs of BYTES, which are of no one size.
+        """
+        specs = service.inputs_of(service.modalities)
+        for name, spec in specs.items():
+            if spec.datatype == "BYTES":
+                raise ConfigError(
+                    f"input {name!r} is BYTES", field=name, expected="inputs whose items are all of one size"
+                )
+        self._rows = {
+            name: _rows(to_bf16(array) if specs[name].datatype == "BF16" else array)
+            for name, array in items.inputs.items()
+        }
         self._shapes = {name: list(array.shape[1:]) for name, array in items.inputs.items()}
         self._datatypes = {
             name: spec.datatype
