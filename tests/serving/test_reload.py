@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -86,6 +87,25 @@ def test_five_reloads_under_load_lose_no_job(tmp_path, arrays):
         assert set(answers) == {200}
         server.wait_until(lambda: len(server.workers()) == 1)
         assert server.workers()[0].pid != before.pid
+        assert server.terminate() == 0
+    assert "ERROR" not in server.log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "adapter", ["", "adapter: {policy: poise, interval_s: 1, forecaster: {kind: last-max}}\n"]
+)
+def test_nor_do_reloads_of_real_workers(tmp_path, arrays, adapter):
+    service = copy_tiny(tmp_path / "tiny")
+    file = service / "service.yaml"
+    file.write_text(file.read_text() + adapter)
+    with serving(service) as server:
+        with hammered(server, arrays) as answers:
+            for slo_ms in (600_001, 600_002, 600_003):
+                file.write_text(re.sub(r"latency_slo_ms: \d+", f"latency_slo_ms: {slo_ms}", file.read_text()))
+                assert posted(server, "/v2/poise/reload")[1]["services"] == {"tiny": ["classes"]}
+        assert len(answers) > 50
+        assert set(answers) == {200}
         assert server.terminate() == 0
     assert "ERROR" not in server.log()
 
