@@ -26,7 +26,10 @@ from poise.serving.arena import Arena, plan_layout
 __all__ = ["tiny"]
 
 SOURCE = Path(poise.__file__).parent
-PICKLES = frozenset(("pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"))
+# multiprocessing pickles what it sends, and names the memory that it shares
+PICKLES = frozenset(
+    ("multiprocessing", "pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle")
+)
 FETCHERS = frozenset(("urllib.request", "http.client", "requests", "httpx", "aiohttp", "ftplib", "urllib3"))
 NEVER = ("torch.jit.load", "eval", "exec")
 LOADERS = ("np.load", "numpy.load", "torch.load", *NEVER)
