@@ -117,7 +117,8 @@ def _module(process: psutil.Process) -> str:
 class Traffic:
     """An even load from one process, and what became of every request: 200, another status with its reason, or nothing.
 
-    ``lost`` is what got no reply at all; ``wrong`` counts answers that ``right`` says are not those of their request.
+    ``lost`` is what got no reply at all, ``not_sent`` what there was no connection for: so many waited already.
+    ``wrong`` counts answers that ``right`` says are not those of their request.
     """
 
     def __init__(
@@ -131,7 +132,9 @@ class Traffic:
         self._path = f"/v2/models/{service}/infer"
         self._make = make
         self._right = right
+        self._next = 0
         self.sent = 0
+        self.not_sent = 0
         self.statuses: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
         self.wrong = 0
@@ -152,7 +155,7 @@ class Traffic:
         waiting: set[int] = set()
         done = asyncio.Event()
         while time.monotonic() < begin_s + seconds or (beside is not None and not beside.done()):
-            await asyncio.sleep(max(0.0, begin_s + self.sent / rate_rps - time.monotonic()))
+            await asyncio.sleep(max(0.0, begin_s + self._next / rate_rps - time.monotonic()))
             self._send(pool, waiting, done)
         if beside is not None:
             await beside
@@ -162,7 +165,8 @@ class Traffic:
         await pool.close()
 
     def _send(self, pool: ConnectionPool, waiting: set[int], done: asyncio.Event) -> None:
-        number = self.sent
+        number = self._next
+        self._next += 1
         self.sent += 1
         body = self._make(number)
         host = parse_url(self._url).host
@@ -174,7 +178,10 @@ class Traffic:
             waiting.discard(number)
             done.set()
             self.slowest_s = max(self.slowest_s, reply.done_s - sent_s)
-            if reply.error:
+            if reply.error == "no_connection":  # all of the generator's are waiting for a reply
+                self.sent -= 1
+                self.not_sent += 1
+            elif reply.error:
                 self.lost[reply.error] += 1
             elif reply.status == 200:
                 self.statuses["200"] += 1

@@ -49,7 +49,7 @@ MOST_RSS_FRAC, MOST_RSS_BYTES = 0.1, 48 * 2**20
 IMPATIENT = """
 import poise.serving.batches as batches
 import poise.ingress.decoding as decoding
-batches.HUNG_AFTER_S = 1.0
+batches.HUNG_AFTER_S = 3.0
 decoding.LargeJson.__init__.__defaults__ = (32, 2.0)
 """
 MILD = ("raises", "is_not_a_number", "has_a_wrong_shape", "allocates")
@@ -139,6 +139,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     sent: int
+    not_sent: int
     statuses: dict[str, int]
     lost: dict[str, int]
     wrong: int
@@ -180,7 +181,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         table = Table(title=f"Soak of {self.seconds:.0f} s", title_justify="left", show_header=False)
         first, last = self.held[0], self.held[-1]
         rows = {
-            "requests sent": f"{self.sent}",
+            "requests sent": f"{self.sent}" + (f" ({self.not_sent} held back)" if self.not_sent else ""),
             "answered": f"{self.statuses.get('200', 0)}",
             **{f"refused: {why}": f"{n}" for why, n in sorted(self.statuses.items()) if why != "200"},
             "lost": f"{sum(self.lost.values())} {self.lost or ''}",
@@ -249,6 +250,7 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
     return Report(
         seconds=seconds,
         sent=traffic.sent,
+        not_sent=traffic.not_sent,
         statuses=dict(traffic.statuses),
         lost=dict(traffic.lost),
         wrong=traffic.wrong,

@@ -21,6 +21,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
 GOOD = Report(
     seconds=10,
     sent=100,
+    not_sent=0,
     statuses={"200": 98, "500 model_failed": 2},
     lost={},
     wrong=0,

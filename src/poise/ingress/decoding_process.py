@@ -117,10 +117,6 @@ def _decoded(room: mmap.mmap, order: Decode) -> tuple[Outcome, int]:
         priority=request.priority,
         reply=request.reply,
     )
-    # The body is read. Its pages are given back here, where nobody waits for it.
-    end = order.body_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-    if end:
-        room.madvise(mmap.MADV_REMOVE, 0, end)
     return found, free
 
 

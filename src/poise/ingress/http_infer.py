@@ -116,15 +116,18 @@ class Inference:
         """
         wire = gate.wire
         json_length = len(body) if header_length is None else header_length
+        request: InferRequest | None = None
         while True:
-            if json_length > LARGE_JSON_BYTES:
+            if request is not None:
+                pass  # the gate was replaced by one of the same tensors
+            elif json_length > LARGE_JSON_BYTES:
                 request = await self.large_json.decode(body, header_length, wire, self._limits)
             else:
                 request = decode(body, header_length, wire, self._limits)
             check_class(identity, request.slo_class)
             gate = self._gates.get(wire.name) or gate
             if gate.wire != wire:
-                wire = gate.wire
+                wire, request = gate.wire, None
                 continue
             taken_s = asyncio.get_running_loop().time() - begin_s
             left_s = max(request.deadline_s - taken_s, SHORTEST_S)
