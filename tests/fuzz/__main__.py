@@ -25,8 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000_000, help="over HTTP; a tenth more over gRPC")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ingress", type=int, default=0, help="front ends in processes of their own")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, serving(copy_tiny(Path(folder) / "tiny")) as server:
+    serve = ["--ingress", str(options.ingress)] if options.ingress else []
+    with tempfile.TemporaryDirectory() as folder, serving(copy_tiny(Path(folder) / "tiny"), *serve) as server:
         fuzzed(server, min(ROUND, options.requests), options.seed)  # what is set up once is not growth
         begin, states = time.monotonic(), [State.of(server)]
         say(f"{'requests':>9} {'seconds':>7} {states[0].title()}")

@@ -28,19 +28,18 @@ class State(msgspec.Struct, frozen=True):
     descriptors: int
     workers: tuple[int, ...]
     lines: int
-    connections: int
 
     @classmethod
     def of(cls, server: Server) -> Self:
         """Look at a server, once what clients left is cleared."""
         process = psutil.Process(server.process.pid)
-        server.wait_until(lambda: len(process.net_connections("tcp")) <= LISTENING + 1)
+        fronts = [process, *(child for child in server.workers() if FRONT_END in child.cmdline())]
+        server.wait_until(lambda: all(len(each.net_connections("tcp")) <= LISTENING + 1 for each in fronts))
         return cls(
-            process.memory_info().rss,
-            process.num_fds(),
+            sum(each.memory_info().rss for each in fronts),
+            sum(each.num_fds() for each in fronts),
             tuple(sorted(child.pid for child in server.workers() if DECODER not in child.cmdline())),
             server.request("GET", "/metrics")[2].count(b"\n"),
-            len(process.net_connections("tcp")),
         )
 
     def title(self) -> str:
@@ -53,6 +52,7 @@ class State(msgspec.Struct, frozen=True):
 LISTENING = 2
 DECODER = "poise.ingress.decoding_process"
 """What decodes large JSON is started at the first need."""
+FRONT_END = "poise.serving.ingress_process"
 LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
 
 
