@@ -89,11 +89,16 @@ class Arrivals:
         self._rates = {name: ArrivalRate(window_s) for name in classes}
         self._forecast: RateForecast | None = None
         self.deadlines = {name: ShortDeadlines(slo.latency_slo_s) for name, slo in classes.items()}
+        self.deadlines_s = {name: short.value_s for name, short in self.deadlines.items()}
+        """How long the shorter deadlines of each class are."""
 
     def observe(self, now_s: float, job: Job) -> None:
         """Take one arrival; KeyError for a class that there is not."""
-        self._rates[job.slo_class].observe(now_s, job.items)
-        self.deadlines[job.slo_class].observe(job.deadline_s - now_s)
+        name = job.slo_class
+        self._rates[name].observe(now_s, job.items)
+        short = self.deadlines[name]
+        short.observe(job.deadline_s - now_s)
+        self.deadlines_s[name] = short.value_s
 
     def expect(self, forecast: RateForecast) -> None:
         """Take a forecast of the rate of all classes together; it is shared out as the running rates are.

@@ -12,8 +12,10 @@ the profile's: planning uses the quantile that the service file names, and the f
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
+from itertools import accumulate
 
 WINDOW = 32
 ENOUGH = 8
@@ -47,25 +49,55 @@ class Ratios:
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
         ordered = sorted(self._pairs)
-        half = sum([weight for _, weight in ordered]) / 2
-        seen, found = 0.0, ordered[-1][0]
-        for value, weight in ordered:
-            seen += weight
-            if seen >= half:
-                found = value
-                break
-        return min(LIMIT, max(1 / LIMIT, found))
+        return _median(ordered, [weight for _, weight in ordered])
+
+
+class OrderedRatios(Ratios):
+    """The same, kept in order: for a median that is asked for after every measurement."""
+
+    __slots__ = ("_ordered", "_weights")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ordered: list[tuple[float, float]] = []
+        self._weights: list[float] = []
+
+    def add(self, measured_s: float, predicted_s: float) -> None:
+        """Take one measurement."""
+        pairs, ordered, weights = self._pairs, self._ordered, self._weights
+        if len(pairs) == WINDOW:
+            at = bisect_left(ordered, pairs[0])
+            del ordered[at], weights[at]
+        pair = (measured_s / predicted_s, predicted_s)
+        pairs.append(pair)
+        at = bisect_left(ordered, pair)
+        ordered.insert(at, pair)
+        weights.insert(at, predicted_s)
+
+    def median(self) -> float:
+        """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
+        return _median(self._ordered, self._weights)
+
+
+def _median(ordered: list[tuple[float, float]], weights: list[float]) -> float:
+    seen = list(accumulate(weights))
+    found = ordered[bisect_left(seen, seen[-1] / 2)][0]
+    return min(LIMIT, max(1 / LIMIT, found))
 
 
 class Calibration:
     """Running factors and overhead of one worker; 1 and 0 until enough batches were measured. Units: seconds."""
 
-    __slots__ = ("_batches", "_extra_s", "_measured_s", "_stages", "_whole", "factor", "overhead_s")
+    __slots__ = (
+        "_batches", "_extra_s", "_measured_s", "_ordered_extra_s", "_stages", "_whole", "factor", "overhead_s",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self._whole = Ratios()
-        self._stages: dict[tuple[str, str], Ratios] = {}
+        self._whole = OrderedRatios()
+        self._stages: dict[str, dict[str, Ratios]] = {}
+        """By variant and stage."""
         self._extra_s: deque[float] = deque(maxlen=WINDOW)
+        self._ordered_extra_s: list[float] = []
         self._measured_s = float("-inf")
         self._batches = 0
         self.factor = 1.0
@@ -78,9 +110,10 @@ class Calibration:
         """
         if now_s - self._measured_s < STALE_S or (self.factor, self.overhead_s) == (1.0, 0.0):
             return False
-        self._whole = Ratios()
+        self._whole = OrderedRatios()
         self._stages.clear()
         self._extra_s.clear()
+        self._ordered_extra_s.clear()
         self.factor, self.overhead_s = 1.0, 0.0
         return True
 
@@ -102,31 +135,45 @@ class Calibration:
         stages_s = sum(measured_s.values()) if measured_s else max(0.0, run_s - way_s)
         if not (expected_s > 0 and 0 <= stages_s <= run_s < math.inf):
             return False
-        if any(time_s < 0 for time_s in measured_s.values()):
-            return False
+        for time_s in measured_s.values():
+            if time_s < 0:
+                return False
         self._measured_s = now_s
         self._whole.add(stages_s, expected_s)
-        self._extra_s.append(run_s - stages_s - way_s)
+        extras_s, ordered_s = self._extra_s, self._ordered_extra_s
+        if len(extras_s) == WINDOW:
+            del ordered_s[bisect_left(ordered_s, extras_s[0])]
+        extra_s = run_s - stages_s - way_s
+        extras_s.append(extra_s)
+        insort(ordered_s, extra_s)
         if len(measured_s) > 1:
-            for stage, time_s in measured_s.items():
-                stage_s = predicted_s.get(stage, 0.0)
-                if stage_s > 0 and time_s >= 0:
-                    ratios = self._stages.get((variant, stage))
-                    if ratios is None:
-                        ratios = self._stages[variant, stage] = Ratios()
-                    ratios.add(time_s, stage_s)
+            self._add_stages(variant, measured_s, predicted_s)
         self._batches += 1
-        if len(self._whole) < ENOUGH:
+        if len(extras_s) < ENOUGH:
             return False
         self.factor = self._whole.median()
-        self.overhead_s = max(0.0, sorted(self._extra_s)[len(self._extra_s) // 2])
+        self.overhead_s = max(0.0, ordered_s[len(ordered_s) // 2])
         return self._batches % SHAPE_EVERY == 0
+
+    def _add_stages(
+        self, variant: str, measured_s: Mapping[str, float], predicted_s: Mapping[str, float]
+    ) -> None:
+        stages = self._stages.get(variant)
+        if stages is None:
+            stages = self._stages[variant] = {}
+        for stage, time_s in measured_s.items():
+            stage_s = predicted_s.get(stage, 0.0)
+            if stage_s > 0:
+                ratios = stages.get(stage)
+                if ratios is None:
+                    ratios = stages[stage] = Ratios()
+                ratios.add(time_s, stage_s)
 
     def shape(self, variant: str) -> Shape:
         """Return the stages of a variant whose share of the time is not as profiled, in steps of a tenth."""
         found: list[tuple[str, float]] = []
-        for (name, stage), ratios in self._stages.items():
-            if name == variant and len(ratios) >= ENOUGH:
+        for stage, ratios in self._stages.get(variant, {}).items():
+            if len(ratios) >= ENOUGH:
                 steps = round(math.log(ratios.median() / self.factor) / SHAPE_STEP)
                 if steps:
                     found.append((stage, math.exp(steps * SHAPE_STEP)))
@@ -134,7 +181,12 @@ class Calibration:
 
     def stages(self) -> dict[tuple[str, str], float]:
         """Return each stage's factor by (variant, stage), as far as enough batches were measured."""
-        return {key: ratios.median() for key, ratios in self._stages.items() if len(ratios) >= ENOUGH}
+        return {
+            (variant, stage): ratios.median()
+            for variant, stages in self._stages.items()
+            for stage, ratios in stages.items()
+            if len(ratios) >= ENOUGH
+        }
 
     def profile_s(self, real_s: float) -> float:
         """Return how much profile time fits into a real time."""

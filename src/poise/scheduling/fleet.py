@@ -37,6 +37,11 @@ class Fleet:
             calibration = worker.calibration
             self._arrays[:, place] = worker.free_at_s, calibration.factor, calibration.overhead_s
 
+    @property
+    def few(self) -> bool:
+        """Whether they are so few that they are looked at one by one: then all rooms add up in the same order."""
+        return len(self.workers) <= FEW
+
     def _table(self) -> _Floats | None:
         """Return the arrays; None where the workers are few."""
         if self._arrays is None and len(self.workers) > FEW:

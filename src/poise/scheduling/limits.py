@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
-from poise.scheduling.batches import Cut, time_to_first_deadline
+from poise.scheduling.batches import Cut
 from poise.scheduling.queue import Waiting
 from poise.scheduling.view import DispatchView
 
@@ -30,36 +32,47 @@ SPARE_FROM, SPARE_FULL = 0.3, 0.55
 idle up to the first at their highest load too."""
 SHARES_OF_SPARE = 1.5
 """Shares of the capacity grow by so much where there is time to spare."""
+SHORT_QUEUE = 16
+"""So many jobs are reckoned with one by one: arrays only pay beyond that. Both add up in the same order."""
+
+_Values = NDArray[np.float64] | list[float]
 
 
 class Limits:
     """Bounds on a batch's time, in profile seconds of the free worker."""
 
     __slots__ = (
-        "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_room_left", "_saved_s",
-        "_spare_time", "_view", "_work_before", "cap_s", "first_s", "most_s", "most_urgent", "overhead_s",
+        "_count", "_dearest_s", "_horizon_s", "_least_slack", "_per_item_s", "_prefix", "_room_left",
+        "_saved_limit_s", "_saved_s", "_share_factor", "_spare_time", "_view", "_work_before", "cap_s", "first_s",
+        "most_s", "most_urgent", "overhead_s", "shortest_slo_s",
     )  # fmt: skip
 
     def __init__(self, view: DispatchView) -> None:
         self._view = view
-        calibration = view.worker.calibration
+        worker, entries = view.worker, view.entries
+        calibration = worker.calibration
         factor = calibration.factor
+        first = entries[0].job
         self.overhead_s = calibration.overhead_s / factor
-        self.first_s = time_to_first_deadline(view)
-        self._dearest_s = max(plans.dearest_item_s for plans in view.worker.plans)
-        own_s = view.deadlines_s[view.entries[0].job.slo_class]
-        self.most_urgent = own_s <= view.shortest_slo_s
+        self.first_s = calibration.profile_s(first.deadline_s - view.now_s)
+        self._dearest_s = worker.dearest_item_s
+        self.shortest_slo_s = view.shortest_slo_s
+        own_s = view.deadlines_s[first.slo_class]
+        self.most_urgent = own_s <= self.shortest_slo_s
         """No class has shorter deadlines than the first job's."""
         spare = (view.idle_share - SPARE_FROM) / (SPARE_FULL - SPARE_FROM)
-        self._spare_time = view.boldness * min(1.0, max(0.0, spare))
-        cap_s = view.worker.batch_cap_s
+        self._spare_time = view.boldness * (0.0 if spare <= 0.0 else 1.0 if spare >= 1.0 else spare)
+        self._share_factor = 1.0 + SHARES_OF_SPARE * self._spare_time
+        cap_s = worker.batch_cap_s
         self.most_s = inf if cap_s is None else calibration.profile_s(cap_s)
         """The worker's own cap: only a single item's batch may exceed it."""
-        self.cap_s = min(self.most_s, self._cap_s(view.shortest_slo_s / factor))
+        self.cap_s = min(self.most_s, self._cap_s(self.shortest_slo_s / factor))
         self._saved_s = view.saved_s
-        self._prefix = view.entries is view.queue.entries
-        self._share_horizons()
-        self._slacks()
+        self._count = len(view.queue.entries)
+        self._prefix = entries is view.queue.entries
+        self._least_slack: _Values | None = None
+        self._share_horizons(own_s)
+        self._saved_limit_s = max(self._horizon_s / 4, self._dearest_s)
 
     def _cap_s(self, urgent_s: float) -> float:
         view = self._view
@@ -84,12 +97,11 @@ class Limits:
                 longest_s = max(longest_s, frontier.latency_s[-1])
         return longest_s
 
-    def _share_horizons(self) -> None:
+    def _share_horizons(self, own_s: float) -> None:
         """Work out the time of an item: the least over the horizons of the first job's class and longer ones."""
         view = self._view
         capacity = view.fleet.capacity
         deadlines_s = view.deadlines_s
-        own_s = deadlines_s[view.entries[0].job.slo_class]
         least_horizon_s = HORIZON_ITEMS * self._dearest_s
         best: tuple[float, float] | None = None
         for slo_s in deadlines_s.values():
@@ -98,9 +110,9 @@ class Limits:
             horizon_s = max(HORIZON_OF_SLO * slo_s, least_horizon_s)
             waiting, rate = float(view.queue.items), view.arrival_rate
             if len(deadlines_s) > 1:
-                rate = sum(view.rates[name] for name, other_s in deadlines_s.items() if other_s <= slo_s)
+                rate = sum([view.rates[name] for name, other_s in deadlines_s.items() if other_s <= slo_s])
                 until_s = view.now_s + slo_s
-                share = float(np.searchsorted(view.queue.deadlines_s, until_s)) / max(1, len(view.queue))
+                share = float(np.searchsorted(view.queue.deadlines_s, until_s)) / max(1, self._count)
                 waiting = max(waiting * share, 1.0)
             per_item_s = capacity * horizon_s / (waiting + rate * horizon_s)
             if best is None or per_item_s < best[0]:
@@ -108,26 +120,44 @@ class Limits:
         assert best is not None
         self._per_item_s, self._horizon_s = best
 
-    def _slacks(self) -> None:
-        """Work out, for each place in the queue, the least slack of the jobs from there on at their cheapest plans."""
-        view, queue = self._view, self._view.queue
+    def _slacks(self) -> _Values:
+        """Work out, for each place in the queue, the least slack of the jobs from there on at their cheapest plans.
+
+        Only once a batch is looked at that leaves some of them behind.
+        """
+        view, queue, fleet = self._view, self._view.queue, self._view.fleet
         deadlines_s = queue.deadlines_s
-        room = view.fleet.room_s(deadlines_s, view.now_s)
-        done = queue.work_s.cumsum()
-        room -= done
+        if self._count <= SHORT_QUEUE and fleet.few:
+            done = list(accumulate(queue.work_s.tolist()))
+            rooms_s = [fleet.room_before_s(deadline_s, view.now_s) for deadline_s in deadlines_s.tolist()]
+            left_s = [room_s - done_s for room_s, done_s in zip(rooms_s, done, strict=True)]
+            slacks_s = [
+                room_s - tail_s for room_s, tail_s in zip(left_s, queue.tails_s.tolist(), strict=True)
+            ]
+            slacks_s.reverse()
+            self._work_before: _Values = done
+            self._room_left: _Values = left_s
+            self._least_slack = least = list(accumulate(slacks_s, min))
+            return least
+        room = fleet.room_s(deadlines_s, view.now_s)
+        self._work_before = queue.work_s.cumsum()
+        room -= self._work_before
         self._room_left = room
         room = room - queue.tails_s
-        self._work_before = done
-        self._least_slack = np.minimum.accumulate(room[::-1])
+        self._least_slack = found = np.minimum.accumulate(room[::-1])
+        return found
 
     def hard_s(self, cut: Cut, among: Sequence[Waiting] | None = None) -> float:
         """Time until the first deadline, or until a job left behind would be late at its cheapest plan.
 
         The cut is of the jobs that the worker may be given, or of those ``among`` them.
         """
-        whole, count = cut.whole, len(self._work_before)
-        entries = self._view.entries if among is None else among
+        whole, count = cut.whole, self._count
         prefix = self._prefix and among is None
+        if prefix and whole >= count:  # then there is no part, and nobody is left behind
+            return self.first_s
+        entries = self._view.entries if among is None else among
+        least_slack = self._slacks() if self._least_slack is None else self._least_slack
         if prefix:
             work_s = float(self._work_before[whole - 1]) if whole else 0.0
         else:
@@ -146,7 +176,7 @@ class Limits:
                 whole += 1
         if whole >= count:
             return least_s
-        return min(least_s, float(self._least_slack[count - whole - 1]) + work_s - self.overhead_s)
+        return min(least_s, float(least_slack[count - whole - 1]) + work_s - self.overhead_s)
 
     def _rest_held_s(self, entry: Waiting, left: int) -> float:
         """Time after which this worker can no longer answer what is left of a split job; none where another can.
@@ -164,14 +194,14 @@ class Limits:
 
     def share_s(self, items: int) -> float:
         """The part of the capacity within the horizon that belongs to so many items."""
-        return self._per_item_s * items * (1.0 + SHARES_OF_SPARE * self._spare_time)
+        return self._per_item_s * items * self._share_factor
 
     def sustained_accuracy(self, rung: int = 0) -> float:
         """The accuracy that keeps up with arrivals of a rung, in batches as large as those that wait; -1: none does."""
         view = self._view
         capacity = view.fleet.capacity
         item_s = KEPT_UP * capacity / max(view.arrival_rate, 1e-9)
-        batch_s = SUSTAINED_OF_SLO * view.shortest_slo_s / view.worker.calibration.factor
+        batch_s = SUSTAINED_OF_SLO * self.shortest_slo_s / view.worker.calibration.factor
         accuracy, batch = view.costs.at(rung).sustained(
             view.entries[0].terms, item_s, min(batch_s, self.cap_s)
         )
@@ -182,10 +212,6 @@ class Limits:
         """How scarce time is: 0 where all shares were left over lately, 1 where all of them were used."""
         limit = self._saved_limit_s
         return min(1.0, max(0.0, (limit - self._saved_s) / limit))
-
-    @property
-    def _saved_limit_s(self) -> float:
-        return max(self._horizon_s / 4, self._dearest_s)
 
     def saved_after_s(self, share_s: float, used_s: float) -> float:
         """What is left of the shares after a batch: at most a quarter of the horizon, or one most accurate item."""

@@ -18,6 +18,8 @@ from poise.scheduling.calibration import Shape
 
 MOST_SHAPES = 64
 """Plans for so many shapes of a variant are kept."""
+MOST_PREDICTED = 4096
+"""What is predicted of so many different batches of a variant is kept."""
 
 
 class _Stage(msgspec.Struct, frozen=True):
@@ -60,10 +62,11 @@ class StagePlans:
             uses = tuple(mask in masks for mask in plans.model.sets)
             self._stages.append(_Stage(stage.name, uses, median, planned))
         self._shaped: dict[Shape, VariantPlans] = {(): plans}
+        self._predicted: dict[tuple[int, ...], tuple[dict[str, float], float]] = {}
 
     def predicted(
         self, counts: Sequence[int], rungs_of: Callable[[], Sequence[int]] | None = None
-    ) -> tuple[dict[str, float], float]:
+    ) -> tuple[Mapping[str, float], float]:
         """Return the median time of each stage of a batch, and of the way to the worker and back. Units: seconds.
 
         A stage runs at the longest rung of the items that use it; where those are not told, at the longest of all.
@@ -72,10 +75,21 @@ class StagePlans:
         Shapes: ``counts[s]`` items of modality set *s*, in the order of the model's sets, the longest of which needs
         rung ``rungs_of()[s]``.
         """
+        longest = len(self.plans.shorter)
+        if longest and rungs_of is not None:
+            return self._reckon(counts, rungs_of())
+        key = tuple(counts)
+        found = self._predicted.get(key)
+        if found is None:
+            if len(self._predicted) >= MOST_PREDICTED:
+                self._predicted.clear()
+            found = self._predicted[key] = self._reckon(counts, None)
+        return found
+
+    def _reckon(self, counts: Sequence[int], rungs: Sequence[int] | None) -> tuple[dict[str, float], float]:
         found: dict[str, float] = {}
         way_s = 0.0
         longest = len(self.plans.shorter)
-        rungs = rungs_of() if longest and rungs_of is not None else None
         for stage in self._stages:
             items = 0
             for count, used in zip(counts, stage.uses, strict=True):

@@ -29,8 +29,8 @@ class WorkerState:
     """
 
     __slots__ = (
-        "_highest", "batch_cap_s", "batch_id", "calibration", "free_at_s", "plans", "resident", "retiring", "stages",
-        "worker_id",
+        "_highest", "batch_cap_s", "batch_id", "calibration", "dearest_item_s", "free_at_s", "plans", "resident",
+        "retiring", "stages", "worker_id",
     )  # fmt: skip
 
     def __init__(self, worker_id: int, stages: Mapping[str, StagePlans], now_s: float) -> None:
@@ -40,6 +40,8 @@ class WorkerState:
         self.resident = frozenset(stages.values())
         self.plans: tuple[VariantPlans, ...] = tuple(stage.plans for stage in stages.values())
         """What it is planned with: the profile's, reshaped where its stages take other shares of the time."""
+        self.dearest_item_s = max([plans.dearest_item_s for plans in self.plans], default=0.0)
+        """The most that one item may take on it. Units: profile seconds."""
         self.calibration = Calibration()
         self.free_at_s = now_s
         self.batch_id: int | None = None
@@ -52,6 +54,7 @@ class WorkerState:
         self.plans = tuple(
             stages.shaped(self.calibration.shape(variant)) for variant, stages in self.stages.items()
         )
+        self.dearest_item_s = max([plans.dearest_item_s for plans in self.plans], default=0.0)
 
     def measure(
         self,
@@ -63,11 +66,13 @@ class WorkerState:
     ) -> None:
         """Learn from a batch that it ran; ``counts`` and ``rungs_of``: see ``StagePlans.predicted``."""
         predicted_s, way_s = self.stages[variant].predicted(counts, rungs_of)
+        measured_s = dict(done.stage_s)
+        measured_s.pop(WAY_STAGE, None)
         if self.calibration.observe(
             now_s=now_s,
             run_s=done.run_s,
             variant=variant,
-            measured_s={name: time_s for name, time_s in done.stage_s if name != WAY_STAGE},
+            measured_s=measured_s,
             predicted_s=predicted_s,
             way_s=way_s,
         ):
@@ -83,7 +88,7 @@ class WorkerState:
 
 
 class DispatchView(msgspec.Struct, frozen=True):
-    """State at the moment a worker is free. Policies read it and change nothing.
+    """State at the moment a worker is free, good for one decision. Policies read it and change nothing.
 
     ``entries`` are the waiting jobs that this worker may be given, in deadline order, at least one: the whole
     queue, or less of it where workers differ. ``fleet``: all ``workers`` together. ``arrival_rate`` is in items per

@@ -39,28 +39,29 @@ class Views:
 
     def dispatch(self, now_s: float, worker: WorkerState, entries: Sequence[Waiting]) -> DispatchView:
         """Return what a policy sees when a worker is free that may be given some waiting jobs."""
-        rates = self._arrivals.items_per_s(now_s)
-        return DispatchView(
-            now_s=now_s,
-            worker=worker,
-            workers=self._pool.all,
-            fleet=self._pool.fleet,
-            queue=self._room.queue,
-            entries=entries,
-            model=self._model,
-            balances=self._balances,
-            scope=self._scope,
-            arrival_rate=sum(rates.values()),
-            rates=rates,
-            max_batch=self._max_batch,
-            deadlines_s={name: short.value_s for name, short in self._arrivals.deadlines.items()},
-            saved_s=self.saved_s,
-            costs=self._pool.costs,
-            idle_share=self._pool.idle_share,
-            boldness=self._boldness.share,
-            account=self._account,
-            shares=self._account.shares,
-            revision=self._room.revision,
+        arrivals, pool, account = self._arrivals, self._pool, self._account
+        rates = arrivals.items_per_s(now_s)
+        return DispatchView(  # by position: twenty names take longer to match than many a decision
+            now_s,
+            worker,
+            pool.all,
+            pool.fleet,
+            self._room.queue,
+            entries,
+            self._model,
+            self._balances,
+            self._scope,
+            sum(rates.values()),
+            rates,
+            self._max_batch,
+            arrivals.deadlines_s,
+            self.saved_s,
+            pool.costs,
+            pool.idle_share,
+            self._boldness.share,
+            account,
+            account.shares,
+            self._room.revision,
         )
 
     def queue(self, now_s: float) -> QueueView:
