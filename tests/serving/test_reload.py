@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
-from tests.servers import DATATYPES, POISE, Server, copy_tiny, json_request, serving
+from tests.servers import DATATYPES, POISE, Server, copy_endless, copy_tiny, json_request, serving
 from tests.serving.test_adapted_server import emulated_service, reader
 from tests.serving.test_server import resume, stopped, triton_inputs
 
@@ -173,19 +173,25 @@ def test_what_is_wrong_is_refused_and_changes_nothing(tmp_path, arrays):
         assert server.log().count("refused, and everything stays as it is") == 2
 
 
-def test_a_server_that_is_to_end_gives_its_reload_up(tmp_path):
-    service = emulated_service(tmp_path / "tiny", STATIC)
+def test_a_server_that_is_to_end_gives_its_reload_up(tmp_path, arrays):
+    service = copy_endless(tmp_path / "tiny")
     profile = service / "emulated_profile.json"
     with serving(service) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(server.post, json_request(arrays, tuple(DATATYPES)))
+        server.wait_until(lambda: server.metric("poise_queue_jobs") == 1)
         loads = json.loads(profile.read_text())
         for variant in loads["variants"]:
             variant["load_time_s"] = 1000.0
         profile.write_text(json.dumps(loads))
         coming = pool.submit(reload, server)
         server.wait_until(lambda: len(server.workers()) == 2)
-        assert server.terminate() == 0
+        server.process.terminate()
         assert coming.result().returncode == 2
         assert "the server is draining" in coming.result().stderr
+        assert server.process.poll() is None  # it still has a job to answer
+        server.process.terminate()
+        assert server.process.wait(60) == 1
+        assert first.result()[0] == 503
 
 
 def test_an_adapted_service_is_reloaded_and_its_history_goes_on(tmp_path, arrays):

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from tests.serving.test_reload import STATIC, reload
 from tests.serving.test_server import refused_start
 
 from poise.errors import ConfigError
+from poise.ingress import tls
 from poise.ingress.tls import Tls
 
 
@@ -111,8 +113,13 @@ def test_clients_show_a_certificate_where_one_is_asked_for(tmp_path, authority):
         assert refused.value.status() == str(grpc.StatusCode.UNAVAILABLE)
 
 
-def test_nothing_older_than_tls_1_2_is_spoken(authority):
-    # whatever this machine's OpenSSL would let pass
+def test_nothing_older_than_tls_1_2_is_spoken(authority, monkeypatch):
+    """Whatever this machine's OpenSSL would let pass."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.warns(DeprecationWarning):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    made = SimpleNamespace(**{**vars(ssl), "SSLContext": lambda protocol: context})
+    monkeypatch.setattr(tls, "ssl", made)
     assert Tls(authority.certificate, authority.key).http.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
