@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from tests.servers import Server, serving
+from tests.servers import POISE, Server, serving
 
 from poise.domain.slots import slots_of
 from poise.errors import ConfigError
@@ -180,6 +181,32 @@ def test_validation_items_that_are_too_long(tmp_path):
         ConfigError, match=re.escape("items.npz: word: array 'word': got an element of 10 bytes")
     ):
         load_labelled(tmp_path / "items.npz", folder.service)
+
+
+SCORE = """
+import numpy as np
+
+def score(outputs, labels):
+    return np.array([word == str(label).encode()[::-1] for word, label in zip(outputs["drow"][:, 0], labels)], float)
+"""
+
+
+@pytest.mark.slow
+def test_a_service_of_text_is_checked_and_profiled(tmp_path):
+    folder = write_service(tmp_path / "turn")
+    service = json.loads((folder / "service.yaml").read_text())
+    service |= {"validation": "items.npz", "metric": "python:score:score"}
+    (folder / "service.yaml").write_text(json.dumps(service))
+    (folder / "profile.json").unlink()
+    (folder / "score.py").write_text(SCORE)
+    words = np.array([[f"ü{number}", ""] for number in range(40)])
+    half = np.zeros((40, 2), np.float32)
+    np.savez(folder / "items.npz", word=words, half=half, label=words[:, 0])
+    for command in ("check", "profile"):
+        subprocess.run([*POISE, command, str(folder)], check=True, timeout=100)
+    (variant,) = json.loads((folder / "profile.json").read_text())["variants"]
+    accuracy = {"+".join(sorted(mode["modalities"])): mode["accuracy"] for mode in variant["modes"]}
+    assert accuracy == {"text": 1.0, "half": 0.0, "half+text": 1.0}
 
 
 # ONNX
