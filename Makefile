@@ -54,6 +54,9 @@ train: $(TRAIN)/.train ## train the example models again (installs torch in an e
 	$(TRAIN)/bin/python examples/sensors/train.py
 	$(TRAIN)/bin/python examples/fashion/train.py
 
+proto: $(VENV)/.run $(VENV)/.dev ## the Python of gRPC's messages, from inference.proto
+	$(BIN)/python -m tests.protocol.generate_inference_pb2
+
 lock: ## resolve the dependencies again, into requirements/*.lock
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	$(PYTHON) -m venv "$$tmp/uv"; "$$tmp/uv/bin/pip" install $(PIP_FLAGS) 'uv>=0.9'; \

@@ -18,7 +18,7 @@
 
 What is expected to happen is not an error: infeasible, refused and shed are values with reasons. A refusal
 becomes a `RequestError` only at the edge, where a client is told. The HTTP and gRPC status of each class is
-decided in one file of `poise.serving`.
+decided in one file, `poise.protocol.status`.
 
 No exception is frozen in the strict sense, since Python itself writes the traceback on it; the attributes are
 `Final`. All of them survive being copied between processes.
