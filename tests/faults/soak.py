@@ -62,7 +62,6 @@ class Held(msgspec.Struct, frozen=True):
 
     at_s: float
     rss_bytes: int
-    fds: int
 
 
 class Mayhem:
@@ -145,6 +144,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     wrong: int
     slowest_s: float
     held: list[Held]
+    fds_before: int
+    fds_after: int
     workers_lost: int
     faults: dict[str, int]
     one_by_one: dict[int, int]
@@ -168,7 +169,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "requests got no reply": bool(self.lost),
             "answers were wrong": bool(self.wrong),
             "replies do not add up to what was sent": sum(self.statuses.values()) != self.sent,
-            "open files grew": last.fds > first.fds + MOST_FILES,
+            "open files grew": self.fds_after > self.fds_before + MOST_FILES,
             "memory grew": last.rss_bytes > first.rss_bytes * (1 + MOST_RSS_FRAC) + MOST_RSS_BYTES,
             "the server did not drain": self.exit_status != 0,
             "processes were left behind": self.left_behind > 0,
@@ -179,7 +180,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def table(self) -> Table:
         """Return it for people."""
         table = Table(title=f"Soak of {self.seconds:.0f} s", title_justify="left", show_header=False)
-        first, last = self.held[0], self.held[-1]
+        shown = [self.held[(len(self.held) - 1) * quarter // 4] for quarter in range(5)]
         rows = {
             "requests sent": f"{self.sent}" + (f" ({self.not_sent} held back)" if self.not_sent else ""),
             "answered": f"{self.statuses.get('200', 0)}",
@@ -187,9 +188,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "lost": f"{sum(self.lost.values())} {self.lost or ''}",
             "wrong": f"{self.wrong}",
             "slowest reply": f"{self.slowest_s:.1f} s",
-            "RSS first, last": f"{first.rss_bytes / 2**20:.1f}, {last.rss_bytes / 2**20:.1f} MiB",
+            "RSS first, at each quarter, last": ", ".join(f"{each.rss_bytes / 2**20:.1f}" for each in shown)
+            + " MiB",
             "RSS slope, second half": f"{self.slope_bytes_per_h / 2**20:+.1f} MiB/h",
-            "open files first, last": f"{first.fds}, {last.fds}",
+            "open files before and after the load": f"{self.fds_before}, {self.fds_after}",
             "workers lost": f"{self.workers_lost}",
             **dict(sorted((name, f"{n}") for name, n in self.faults.items())),
             "replies to these, by status": str(dict(sorted(self.one_by_one.items()))),
@@ -222,6 +224,8 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
         process = psutil.Process(server.process.pid)
         mayhem = Mayhem(server, seed)
         held: list[Held] = []
+        server.post(large_item(MIDDLING_BYTES))  # the JSON process is there
+        fds_before = process.num_fds()
         begin_s = time.monotonic()
         over = threading.Event()
 
@@ -230,8 +234,7 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
             while not over.wait(wait_s):
                 wait_s = 1.0
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    rss = process.memory_info().rss
-                    held.append(Held(time.monotonic() - begin_s, rss, process.num_fds()))
+                    held.append(Held(time.monotonic() - begin_s, process.memory_info().rss))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -244,6 +247,7 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
                 worker.resume()
         server.wait_until(lambda: server.metric("poise_queue_jobs") == 0)
         workers_lost = int(server.metric("poise_workers_lost_total"))
+        fds_after = process.num_fds()
         children = server.workers()
         exit_status = server.terminate()
         _, alive = psutil.wait_procs(children, timeout=30)
@@ -256,6 +260,8 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
         wrong=traffic.wrong,
         slowest_s=traffic.slowest_s,
         held=held,
+        fds_before=fds_before,
+        fds_after=fds_after,
         workers_lost=workers_lost,
         faults=dict(mayhem.done),
         one_by_one=dict(mayhem.large),
