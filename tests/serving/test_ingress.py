@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -26,7 +27,16 @@ import poise
 from poise.domain.job import RefusalReason
 from poise.errors import InternalError
 from poise.serving.arena import SharedRows
-from poise.serving.ingress_messages import FromIngress, JobRefused, Replied, ToIngress, Unpacker, packets
+from poise.serving.ingress_child import IngressProcess
+from poise.serving.ingress_messages import (
+    FromIngress,
+    JobPlaced,
+    JobRefused,
+    Replied,
+    ToIngress,
+    Unpacker,
+    packets,
+)
 
 MODULE = "poise.serving.ingress_process"
 
@@ -383,3 +393,37 @@ def test_packets_that_are_none(data):
     unpacker: Unpacker[FromIngress] = Unpacker(FromIngress)
     with contextlib.suppress(InternalError):
         assert isinstance(unpacker.take(data), list)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"first_row": 7}, "not its own"),
+        ({"first_row": 15}, "not its own"),
+        ({"items": 9}, "not its own"),
+        ({"items": 0}, "not its own"),
+        ({"slo_class": "gold"}, "cannot be"),
+    ],
+)
+def test_an_ingress_that_reaches_beyond_its_rows_is_ended(fields, words):
+    """What an ingress process says is not believed: ``_take_up`` raises, and ``ChildProcess`` ends who sent it."""
+    cell = SimpleNamespace(rows=SharedRows(3 * 8, 3), wire=SimpleNamespace(classes={"bulk": None}))
+    process = IngressProcess.__new__(IngressProcess)
+    process.place = 1
+    process._jobs = {}
+    process._owner = SimpleNamespace(cell=lambda gate: cell)
+    placed = {
+        "number": 1,
+        "gate": 1,
+        "first_row": 8,
+        "items": 2,
+        "available": 1,
+        "slo_class": "bulk",
+        "arrival_s": 0.0,
+        "deadline_s": 1.0,
+        "accuracy_floor": 0.0,
+        "priority": 0,
+        "bucket": 0,
+    }
+    with pytest.raises(InternalError, match=words):
+        process._take_up(JobPlaced(**{**placed, **fields}))
