@@ -175,7 +175,7 @@ def _json_body() -> bytes:
     """Return a request of as many bytes, in numbers of seven digits."""
     numbers = np.random.default_rng(1).integers(1_000_000, 9_999_999, NUMBERS) / 1e6
     text = ",".join(f"{number:.7f}" for number in numbers)
-    head = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,%d],"data":[' % NUMBERS
+    head = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1,{NUMBERS}],"data":['
     return f"{head}{text}]}}]}}".encode()
 
 

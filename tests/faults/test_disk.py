@@ -59,6 +59,7 @@ def test_a_device_without_room_is_no_place_for_a_recording(tmp_path: Path, reque
         pass
 
 
+@pytest.mark.slow
 def test_a_recording_holds_what_was_written_before(tmp_path: Path, requests) -> None:
     service = emulated_service(tmp_path / "tiny", "")
     log = tmp_path / "log.jsonl"
@@ -73,6 +74,7 @@ def test_a_recording_holds_what_was_written_before(tmp_path: Path, requests) -> 
     assert sum(isinstance(event, JobArrived) for event, _ in entries) > 20
 
 
+@pytest.mark.slow
 def test_a_history_waits_until_there_is_room_again(tmp_path: Path, requests) -> None:
     service = emulated_service(tmp_path / "tiny")
     with serving_with(service, before=IMPATIENT) as server:

@@ -87,7 +87,7 @@ def test_a_second_sigterm_under_load_tells_everybody(tmp_path: Path) -> None:
         assert set(traffic.statuses) <= {"200", "503 draining"}
 
 
-@pytest.mark.parametrize("during", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("during", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)])
 def test_a_front_end_that_is_killed_leaves_nothing_behind(tmp_path: Path, during: signal.Signals) -> None:
     before = shared_memory()
     service = write_faulty(tmp_path / "faulty", workers=2)

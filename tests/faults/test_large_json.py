@@ -50,7 +50,7 @@ def test_large_json_is_read_beside_the_event_loop(server: Server) -> None:
     assert server.post(LARGE[:-2] + b"!}")[0] == 400
 
 
-@pytest.mark.parametrize("stop", ["kill", "suspend"])
+@pytest.mark.parametrize("stop", ["kill", pytest.param("suspend", marks=pytest.mark.slow)])
 def test_a_json_process_that_dies_or_hangs_costs_what_it_had(server: Server, stop: str) -> None:
     assert server.post(LARGE)[0] == 200
     traffic = small(server)

@@ -80,6 +80,7 @@ def test_a_model_that_never_returns_is_ended_with_its_worker(server: Server) -> 
     assert "hangs on batch" in server.log()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_under_load_costs_no_job(tmp_path: Path) -> None:
     service = write_faulty(tmp_path / "faulty", workers=2)
     with serving_with(service, before=SHORT_PATIENCE) as server:
