@@ -34,6 +34,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType(
         "accuracy": "suite.accuracy",
         "front_end": "suite.front_end",
         "large_json": "suite.large_json",
+        "ingress": "suite.ingress",
         "scheduler": "suite.scheduler",
         "queue_plan": "suite.queue_plan",
         "allocation": "suite.allocation",
