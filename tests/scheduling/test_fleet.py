@@ -40,9 +40,8 @@ def test_many_are_reckoned_as_few_are(drawn, deadlines_s, now_s, work_s) -> None
     for deadline_s in deadlines_s:
         expected_s = sum(part.room_before_s(deadline_s, now_s) for part in parts)
         assert whole.room_before_s(deadline_s, now_s) == pytest.approx(expected_s, abs=1e-9)
-    assert whole.first_ends_s(now_s, work_s, 0.0) == [
-        pytest.approx(min(part.first_ends_s(now_s, each_s)[0] for part in parts)) for each_s in (work_s, 0.0)
-    ]
+    each_s = [part.first_ends_s(now_s, work_s, 0.0) for part in parts]
+    assert whole.first_ends_s(now_s, work_s, 0.0) == pytest.approx(tuple(map(min, zip(*each_s, strict=True))))
 
 
 @given(some, st.integers(0, FEW), times_s, st.floats(0.2, 5.0))

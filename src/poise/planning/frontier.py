@@ -48,7 +48,7 @@ class Frontier:
     modality set *s* in the order of ``sets``. Units: seconds. May be empty: no plan of this size was measured.
     """
 
-    __slots__ = ("_rises", "accuracy", "batch", "counts", "latency_s", "sets")
+    __slots__ = ("_pairs", "_rises", "accuracy", "batch", "counts", "latency_s", "sets")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Frontier:
         self.accuracy = accuracy
         self.counts = counts
         self._rises: tuple[list[float], list[float]] | None = None
+        self._pairs: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def __len__(self) -> int:
         return len(self.latency_s)
@@ -84,6 +85,16 @@ class Frontier:
                 point = ahead
             self._rises = prices_s, [latency_s[vertex] for vertex in vertices]
         return self._rises
+
+    def worth_s(self, most_s: float) -> float:
+        """Return the latency up to which more accuracy costs at most a price; 0 where there is no plan.
+
+        Units: both in seconds, the price for an accuracy of 1 of the mean.
+        """
+        if not self.latency_s:
+            return 0.0
+        prices_s, latencies_s = self.rises
+        return latencies_s[bisect_right(prices_s, most_s)]
 
     def next_vertex(self, point: int) -> int | None:
         """Return the point of steepest ascent ahead: the next vertex of the upper hull; None at the last."""
@@ -116,9 +127,11 @@ class Frontier:
 
     def pairs(self, point: int) -> tuple[tuple[int, int], ...]:
         """Return (modality mask, items) of a point, only sets that are used."""
-        return tuple(
-            (mask, count) for mask, count in zip(self.sets, self.counts[point].tolist(), strict=True) if count
-        )
+        found = self._pairs.get(point)
+        if found is None:
+            counts = zip(self.sets, self.counts[point].tolist(), strict=True)
+            found = self._pairs[point] = tuple((mask, count) for mask, count in counts if count)
+        return found
 
 
 class FrontierTable:

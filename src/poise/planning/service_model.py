@@ -75,6 +75,7 @@ class VariantPlans:
         self._tables: dict[int, FrontierTable] = {}
         self._frontiers: dict[int, list[Frontier | None]] = {}
         self._allowed: dict[tuple[int, int], int] = {}
+        self._any_accuracy: dict[int, int] = {}
         self._sorted_accuracy = sorted(model.accuracy)
 
     def at(self, rung: int) -> VariantPlans:
@@ -84,6 +85,10 @@ class VariantPlans:
 
     def allowed(self, available: int, least_accuracy: float = 0.0) -> int:
         """Return the key of the sets within the available modalities with at least some accuracy each."""
+        if not least_accuracy:  # what most ask, several times a decision
+            within = self._any_accuracy.get(available)
+            if within is not None:
+                return within
         # Kept by how many sets are accurate enough, not by the number itself, which may be any client's.
         worse = bisect_left(self._sorted_accuracy, least_accuracy - FLOOR_TOLERANCE)
         found = self._allowed.get((available, worse))
@@ -93,6 +98,8 @@ class VariantPlans:
                 if mask & ~available == 0 and accuracy >= least_accuracy - FLOOR_TOLERANCE:
                     found |= 1 << s
             self._allowed[available, worse] = found
+        if not least_accuracy:
+            self._any_accuracy[available] = found
         return found
 
     def best_only(self, available: int) -> int:

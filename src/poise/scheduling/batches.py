@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from poise.planning.service_model import VariantPlans
@@ -15,6 +16,8 @@ COARSE_SHARES = (1.0, 0.75, 0.5, 0.25)
 """Batch sizes that are tried, as shares of the largest possible one; and the first job alone."""
 FINE_SHARES = tuple(size / 32 for size in (32, 28, 24, 20, 18, 16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2))
 """Those tried in overload, where the time for each item decides how many jobs are kept."""
+EVERY_SIZE = 4
+"""Up to so many items both lists hold every size there is."""
 
 Taken = list[tuple[Waiting, int]]
 """Some items of each of some waiting jobs: (job, items)."""
@@ -59,25 +62,15 @@ class Prefixes:
             if entry.alone or items == limit:
                 break
 
+    @property
+    def items(self) -> int:
+        """How many items the longest one has."""
+        return self._ends[-1]
+
     def cuts(self, shares: tuple[float, ...]) -> list[Cut]:
         """Return candidates of some shares of the longest one, largest first; the last is the first job, or an item."""
         ends = self._ends
-        total = ends[-1]
-        found: list[Cut] = []
-        for share in shares:
-            items = max(1, round(total * share))
-            whole = bisect_right(ends, items)
-            before = ends[whole - 1] if whole else 0
-            part = items - before if 2 * before < items else 0
-            cut = Cut(whole, part, before + part)
-            if not found or cut.items < found[-1].items:
-                found.append(cut)
-        first = ends[0]
-        if found[-1].items > first:
-            found.append(Cut(1, 0, first))
-        if found[-1].items > 1 and first > 1:
-            found.append(Cut(0, 1, 1))
-        return found
+        return _cuts_of_items(len(ends), shares) if ends[-1] == len(ends) else _cuts_of(ends, shares)
 
     def taken(self, cut: Cut) -> Taken:
         """Return a candidate's items, job by job."""
@@ -100,6 +93,32 @@ class Prefixes:
         return self._longest
 
 
+@lru_cache(maxsize=1024)
+def _cuts_of_items(jobs: int, shares: tuple[float, ...]) -> list[Cut]:
+    """Return the candidates where every job is a single item: they depend on nothing else."""
+    return _cuts_of(range(1, jobs + 1), shares)
+
+
+def _cuts_of(ends: Sequence[int], shares: tuple[float, ...]) -> list[Cut]:
+    """Return the candidates of jobs whose items add up to ``ends``."""
+    total = ends[-1]
+    found: list[Cut] = []
+    for share in shares:
+        items = max(1, round(total * share))
+        whole = bisect_right(ends, items)
+        before = ends[whole - 1] if whole else 0
+        part = items - before if 2 * before < items else 0
+        cut = Cut(whole, part, before + part)
+        if not found or cut.items < found[-1].items:
+            found.append(cut)
+    first = ends[0]
+    if found[-1].items > first:
+        found.append(Cut(1, 0, first))
+    if found[-1].items > 1 and first > 1:
+        found.append(Cut(0, 1, 1))
+    return found
+
+
 def prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[Taken]:
     """Return candidate batches, largest first, all led by the first job."""
     found = Prefixes(view, max_batch)
@@ -109,6 +128,9 @@ def prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[Taken]:
 def shares_of(planned: Composition, dropped: VariantPlans | None = None) -> tuple[Share, ...]:
     """Return each job's part; where soft floors were dropped, marked if its items are below its floor."""
     if dropped is None:
+        if len(planned.points) == 1 and len(pairs := planned.frontiers[0].pairs(planned.points[0])) == 1:
+            mask = pairs[0][0]
+            return tuple([Share(entry, ((mask, items),)) for entry, items in planned.demands[0].members])
         return tuple([Share(entry, counts) for entry, counts in planned.counts()])
     found: list[Share] = []
     for entry, counts in planned.counts():

@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 
 WINDOW = 32
 ENOUGH = 8
@@ -34,55 +33,77 @@ Shape = tuple[tuple[str, float], ...]
 class Ratios:
     """The last ratios of measured to predicted time, each weighted by its predicted time."""
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_values", "_weights")
 
     def __init__(self) -> None:
-        self._pairs: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._values: deque[float] = deque(maxlen=WINDOW)
+        self._weights: deque[float] = deque(maxlen=WINDOW)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._values)
 
     def add(self, measured_s: float, predicted_s: float) -> None:
         """Take one measurement."""
-        self._pairs.append((measured_s / predicted_s, predicted_s))
+        self._values.append(measured_s / predicted_s)
+        self._weights.append(predicted_s)
 
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
-        ordered = sorted(self._pairs)
-        return _median(ordered, [weight for _, weight in ordered])
+        values, weights = self._values, self._weights
+        if weights.count(weights[0]) == len(weights):  # batches alike: numbers sort faster than pairs
+            return _bounded(sorted(values)[_middle(weights)])
+        ordered = sorted(zip(values, weights, strict=True))
+        return _bounded(ordered[_middle([weight for _, weight in ordered])][0])
 
 
 class OrderedRatios(Ratios):
     """The same, kept in order: for a median that is asked for after every measurement."""
 
-    __slots__ = ("_ordered", "_weights")
+    __slots__ = ("_ordered", "_ordered_weights")
 
     def __init__(self) -> None:
         super().__init__()
-        self._ordered: list[tuple[float, float]] = []
-        self._weights: list[float] = []
+        self._ordered: list[float] = []
+        self._ordered_weights: list[float] = []
 
     def add(self, measured_s: float, predicted_s: float) -> None:
         """Take one measurement."""
-        pairs, ordered, weights = self._pairs, self._ordered, self._weights
-        if len(pairs) == WINDOW:
-            at = bisect_left(ordered, pairs[0])
+        ordered, weights = self._ordered, self._ordered_weights
+        if len(self._values) == WINDOW:
+            at = self._place(self._values[0], self._weights[0])
             del ordered[at], weights[at]
-        pair = (measured_s / predicted_s, predicted_s)
-        pairs.append(pair)
-        at = bisect_left(ordered, pair)
-        ordered.insert(at, pair)
+        super().add(measured_s, predicted_s)
+        value = self._values[-1]
+        at = self._place(value, predicted_s)
+        ordered.insert(at, value)
         weights.insert(at, predicted_s)
 
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
-        return _median(self._ordered, self._weights)
+        return _bounded(self._ordered[_middle(self._ordered_weights)])
+
+    def _place(self, value: float, weight: float) -> int:
+        """Return the first place of a pair in the order of values, then weights."""
+        ordered, weights = self._ordered, self._ordered_weights
+        at = bisect_left(ordered, value)
+        while at < len(ordered) and ordered[at] == value and weights[at] < weight:
+            at += 1
+        return at
 
 
-def _median(ordered: list[tuple[float, float]], weights: list[float]) -> float:
-    seen = list(accumulate(weights))
-    found = ordered[bisect_left(seen, seen[-1] / 2)][0]
-    return min(LIMIT, max(1 / LIMIT, found))
+def _middle(weights: Sequence[float]) -> int:
+    """Return the first place by which half of the weight has been seen."""
+    half = sum(weights) / 2
+    seen = 0.0
+    for at, weight in enumerate(weights):
+        seen += weight
+        if seen >= half:
+            return at
+    return len(weights) - 1
+
+
+def _bounded(ratio: float) -> float:
+    return min(LIMIT, max(1 / LIMIT, ratio))
 
 
 class Calibration:

@@ -86,14 +86,14 @@ def alike(view: DispatchView, taken: Sequence[tuple[Waiting, int]]) -> int:
 
 
 def uniform_demand(
-    view: DispatchView, plans: VariantPlans, entry: Waiting, items: int, reach: Reach, reserved: float
+    view: DispatchView, plans: VariantPlans, entry: Waiting, items: int, allowed: int, reserved: float
 ) -> Demand:
     """Return the demand of so many items of jobs that are ``alike`` the given one, without its members.
 
-    ``reserved``: the credit that is kept for these jobs.
+    ``allowed``: the sets that the policy would use for them; ``reserved``: the credit that is kept for these jobs.
     """
     terms = entry.terms
-    demand = Demand(reach(plans, terms.available))
+    demand = Demand(allowed)
     demand.items = items
     demand.need = terms.floor * items
     if view.scope == "class":
@@ -169,7 +169,10 @@ def _usable(view: DispatchView, slo_class: str, reserved: float) -> float:
 
     Never more than there is: what was reserved may have been owed since, to a gain that did not come.
     """
-    return min(view.balances[slo_class].credit, view.credit(slo_class) + reserved)
+    credit = view.balances[slo_class].credit
+    if not reserved and not view.queue.reserved.get(slo_class):
+        return credit
+    return min(credit, view.credit(slo_class) + reserved)
 
 
 def _spend(demand: Demand, credit: float, plans: VariantPlans) -> float:

@@ -354,10 +354,9 @@ class LeastCosts:
         See ``accuracy_price_s``. Units: profile seconds.
         """
         frontier = plans.frontier(self._reach(plans, available), batch)
-        if frontier is None or not len(frontier):
+        if frontier is None:
             return 0.0
-        prices_s, latencies_s = frontier.rises
-        return latencies_s[bisect_right(prices_s, most * batch * self.accuracy_price_s(available, floor))]
+        return frontier.worth_s(most * batch * self.accuracy_price_s(available, floor))
 
     def latency_s(self, available: int, floor: float, items: int, *, each: bool = False) -> float:
         """Return the least time of that many items alone; beyond the largest batch, whole batches in a row.

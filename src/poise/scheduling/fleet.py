@@ -21,10 +21,12 @@ _Floats = NDArray[np.float64]
 class Fleet:
     """Some workers, and when each is free. ``changed`` keeps its arrays up to date. Units: seconds; profile seconds."""
 
-    __slots__ = ("_arrays", "_capacity", "_places", "workers")
+    __slots__ = ("_arrays", "_capacity", "_places", "few", "workers")
 
     def __init__(self, workers: Sequence[WorkerState]) -> None:
         self.workers = workers
+        self.few = len(workers) <= FEW
+        """Whether they are so few that they are looked at one by one: then all rooms add up in the same order."""
         self._arrays: _Floats | None = None
         """Of many workers, once they are asked for. Shapes: (3, workers): when free, factor, overhead."""
         self._places: dict[int, int] = {}
@@ -37,14 +39,9 @@ class Fleet:
             calibration = worker.calibration
             self._arrays[:, place] = worker.free_at_s, calibration.factor, calibration.overhead_s
 
-    @property
-    def few(self) -> bool:
-        """Whether they are so few that they are looked at one by one: then all rooms add up in the same order."""
-        return len(self.workers) <= FEW
-
     def _table(self) -> _Floats | None:
         """Return the arrays; None where the workers are few."""
-        if self._arrays is None and len(self.workers) > FEW:
+        if self._arrays is None and not self.few:
             self._places = {worker.worker_id: place for place, worker in enumerate(self.workers)}
             columns = [(w.free_at_s, w.calibration.factor, w.calibration.overhead_s) for w in self.workers]
             self._arrays = np.array(columns).T.copy()
@@ -86,28 +83,29 @@ class Fleet:
         found: _Floats = np.maximum(within_s * sums[0, before] - sums[1, before], 0.0)
         return found
 
-    def first_ends_s(self, now_s: float, *works_s: float) -> list[float]:
-        """Return when the first worker would be done with each of some works, given it next.
+    def first_ends_s(self, now_s: float, work_s: float, other_s: float) -> tuple[float, float]:
+        """Return when the first worker would be done with each of two works, given it next.
 
-        Units: ``works_s`` in profile seconds; the answers in seconds, absolute.
+        Units: works in profile seconds; the answers in seconds, absolute.
         """
-        table = self._table()
-        if table is not None:
+        if not self.few and (table := self._table()) is not None:
             free_s = np.maximum(table[0], now_s) + table[2]
-            return [float((free_s + work_s * table[1]).min()) for work_s in works_s]
-        found = [inf] * len(works_s)
+            return float((free_s + work_s * table[1]).min()), float((free_s + other_s * table[1]).min())
+        done_s = other_done_s = inf
         for worker in self.workers:
             calibration = worker.calibration
-            free_s = worker.free_at_s if worker.free_at_s > now_s else now_s
-            for place, work_s in enumerate(works_s):
-                end_s = free_s + work_s * calibration.factor + calibration.overhead_s
-                found[place] = min(found[place], end_s)
-        return found
+            start_s = worker.free_at_s if worker.free_at_s > now_s else now_s
+            end_s = start_s + work_s * calibration.factor + calibration.overhead_s
+            other_end_s = start_s + other_s * calibration.factor + calibration.overhead_s
+            if end_s < done_s:
+                done_s = end_s
+            if other_end_s < other_done_s:
+                other_done_s = other_end_s
+        return done_s, other_done_s
 
     def room_before_s(self, deadline_s: float, now_s: float) -> float:
         """Return how much work the workers can do before one deadline. Units: profile seconds."""
-        table = self._table()
-        if table is not None:
+        if not self.few and (table := self._table()) is not None:
             left_s = np.maximum(deadline_s - np.maximum(table[0], now_s), 0.0)
             return float((left_s / table[1]).sum())
         room_s = 0.0

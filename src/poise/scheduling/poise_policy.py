@@ -7,9 +7,11 @@ from typing import ClassVar
 
 import msgspec
 
+from poise.planning.frontier import Frontier
 from poise.planning.service_model import FLOOR_TOLERANCE, VariantPlans
 from poise.scheduling.batches import (
     COARSE_SHARES,
+    EVERY_SIZE,
     FINE_SHARES,
     Cut,
     Prefixes,
@@ -24,6 +26,7 @@ from poise.scheduling.composition import (
     demands_of,
     uniform_demand,
 )
+from poise.scheduling.costs import LeastCosts
 from poise.scheduling.limits import Limits
 from poise.scheduling.queue import Waiting
 from poise.scheduling.steering import Within, left_to_others, within_shares
@@ -128,6 +131,8 @@ class _Candidate(msgspec.Struct):
     affordable: bool
     unbound: bool
     plans: VariantPlans
+    frontier: Frontier | None
+    """Of all sets that the first job could be answered by, and the candidate's items."""
     planned: Composition
     prefixes: Prefixes
     cut: Cut
@@ -145,29 +150,21 @@ class _Search:
         self._reach = policy.reach
         self._view = view
         self._limits = limits
-        self._prefixes: list[tuple[VariantPlans, Prefixes, int]] = []
-        first = view.entries[0]
-        self._price_s = max(
-            view.costs.at(first.job.bucket).accuracy_price_s(first.job.available, first.floor), 1e-9
-        )
-        self._needed = view.costs.lowest_accuracy(first.job.available) < first.floor
+        first = self._first = view.entries[0]
+        self._available = available = first.job.available
+        costs = self._costs = view.costs.at(first.job.bucket)
+        self._accuracy_s = costs.accuracy_price_s(available, first.floor)
+        self._price_s = max(self._accuracy_s, 1e-9)
+        self._needed = view.costs.lowest_accuracy(available) < first.floor
         """Whether a balance is of any use: below the cheapest mode's accuracy a floor asks for nothing."""
         stock = self._stock(first)
         self._spent = stock < SPENT
         self._earning = self._earning_share(stock)
-        self._most_worth = WORTH_BUYING * math.exp(WORTH_OF_IDLE * min(view.idle_share, MOST_IDLE))
+        self._most_worth = 0.0
+        if self._earning:
+            self._most_worth = WORTH_BUYING * math.exp(WORTH_OF_IDLE * min(view.idle_share, MOST_IDLE))
         self._pressure = limits.pressure * stock
-        known: dict[int, tuple[Prefixes, int]] = {}
-        for plans, among in within or [(plans, None) for plans in view.worker.plans]:
-            largest = plans.model.max_batch
-            if among is not None:
-                found = Prefixes(view, largest, among)
-                self._prefixes.append((plans, found, alike(view, found.longest)))
-                continue
-            if largest not in known:
-                found = Prefixes(view, largest)
-                known[largest] = found, alike(view, found.longest)
-            self._prefixes.append((plans, *known[largest]))
+        self._prefixes = _prefixes(view, within)
         rung = max([entry.job.bucket for entry, _ in self.longest]) if view.costs.padded else 0
         self._sustained = limits.sustained_accuracy(rung)
 
@@ -198,9 +195,11 @@ class _Search:
     def found(self) -> _Candidate | None:
         """Return the best candidate: of few sizes if it is affordable, else of many, and with soft floors dropped."""
         best = self.best(COARSE_SHARES)
-        if best is None or not best.affordable:
+        if (best is None or not best.affordable) and any(
+            [prefixes.items > EVERY_SIZE for _, prefixes, _ in self._prefixes]
+        ):
             best = self.best(FINE_SHARES)
-        if best is None and any(entry.terms.soft for entry, _ in self.longest):
+        if best is None and any([entry.terms.soft for entry, _ in self.longest]):
             self.ignore_soft = True
             best = self.best(FINE_SHARES)
         return best
@@ -211,10 +210,10 @@ class _Search:
         if not planned.demands[0].members:
             planned.demands[0].members = best.prefixes.taken(best.cut)
         return Choice(
-            plans=best.plans,
-            shares=shares_of(planned, best.plans if self.ignore_soft else None),
-            latency_s=planned.latency_s,
-            saved_s=self._limits.saved_after_s(best.share_s, planned.latency_s),
+            best.plans,
+            shares_of(planned, best.plans if self.ignore_soft else None),
+            planned.latency_s,
+            self._limits.saved_after_s(best.share_s, planned.latency_s),
         )
 
     def best(self, shares: tuple[float, ...]) -> _Candidate | None:
@@ -238,29 +237,31 @@ class _Search:
         self, plans: VariantPlans, prefixes: Prefixes, cut: Cut, uniform: int
     ) -> _Candidate | None:
         view, limits, items = self._view, self._limits, cut.items
-        first = view.entries[0]
-        rung = 0
+        first, costs, rung = self._first, view.costs, 0
         if plans.shorter:
             rung = prefixes.rung(cut)
             plans = plans.at(rung)
+        if costs.padded:
+            costs = costs.at(rung)
+        allowed = self._reach(plans, self._available)
+        frontier = plans.frontier(allowed, items)
         share_s = limits.share_s(items)
-        affordable_s = min(share_s + view.saved_s - limits.overhead_s, limits.cap_s)
+        cap_s = limits.cap_s
+        affordable_s = min(share_s + view.saved_s - limits.overhead_s, cap_s)
         if len(view.worker.plans) > 1:
-            step_s = view.costs.at(rung).step_above_s(first.job.available, items, share_s)
+            step_s = costs.step_above_s(self._available, items, share_s)
             affordable_s = min(affordable_s, max(step_s, share_s))
-        if self._sustained >= 0:
-            affordable_s = max(affordable_s, self._sustained_s(plans, items))
+        if self._sustained >= 0 and frontier is not None:
+            affordable_s = max(affordable_s, self._sustained_s(frontier))
         hard_s = limits.hard_s(cut, prefixes.among)
         if self._earning:
-            worth_s = view.costs.at(rung).worth_s(
-                plans, first.job.available, first.floor, items, self._most_worth
-            )
-            affordable_s = max(affordable_s, min(self._earning * hard_s, limits.cap_s, worth_s))
+            worth_s = self._worth_s(costs, frontier, items, self._most_worth)
+            affordable_s = max(affordable_s, min(self._earning * hard_s, cap_s, worth_s))
         affordable_s *= STRETCH
         budget_s = min(hard_s, affordable_s, limits.most_s)
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
             reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
-            demand = uniform_demand(view, plans, first, items, self._reach, reserved)
+            demand = uniform_demand(view, plans, first, items, allowed, reserved)
             planned = compose_one(plans, demand, budget_s)
         else:
             taken = prefixes.taken(cut)
@@ -284,12 +285,12 @@ class _Search:
         else:
             score = self._cheap_score(prefixes, cut, planned, hard_s, parted_s)
         unbound = affordable and affordable_s < min(hard_s, limits.cap_s)
-        return _Candidate(score, affordable, unbound, plans, planned, prefixes, cut, share_s)
+        return _Candidate(score, affordable, unbound, plans, frontier, planned, prefixes, cut, share_s)
 
     def _owed(self, prefixes: Prefixes, cut: Cut, planned: Composition) -> float:
         """By how much a batch's accuracies fall short of its floors in sum: what it draws from balances."""
         if not planned.demands[0].members:
-            return self._view.entries[0].floor * cut.items - planned.accuracy_sum
+            return self._first.floor * cut.items - planned.accuracy_sum
         return sum([entry.floor * count for entry, count in prefixes.taken(cut)]) - planned.accuracy_sum
 
     def improved(self, found: _Candidate) -> Composition:
@@ -297,24 +298,32 @@ class _Search:
 
         Else a balance would be spent on modes that save next to no time.
         """
-        planned, first = found.planned, self._view.entries[0]
+        planned = found.planned
+        if len(planned.points) == 1 and planned.points[0] + 1 == len(planned.frontiers[0]):
+            return planned  # there is nothing more accurate
         costs = self._view.costs
         if costs.padded:
             costs = costs.at(found.prefixes.rung(found.cut))
-        budget_s = costs.worth_s(found.plans, first.job.available, first.floor, found.cut.items, BARGAIN)
+        budget_s = self._worth_s(costs, found.frontier, found.cut.items, BARGAIN)
         if not found.affordable:
             budget_s = max(budget_s, STRETCH * planned.latency_s)
         budget_s = min(budget_s, self._limits.hard_s(found.cut, found.prefixes.among), self._limits.most_s)
         better = compose(found.plans, planned.demands, budget_s) if budget_s > planned.latency_s else None
         return better or planned
 
-    def _sustained_s(self, plans: VariantPlans, items: int) -> float:
-        """The time of so many items at the accuracy that keeps up with the arrivals, at most the cap."""
-        frontier = plans.frontier(self._reach(plans, self._view.entries[0].job.available), items)
-        point = None if frontier is None else frontier.cheapest_at(self._sustained - SUSTAINED_TOLERANCE)
-        if frontier is None or point is None:
+    def _worth_s(self, costs: LeastCosts, frontier: Frontier | None, items: int, most: float) -> float:
+        """The time up to which more accuracy costs at most ``most`` times its price (``LeastCosts.worth_s``)."""
+        if frontier is None:
             return 0.0
-        return min(self._limits.cap_s, frontier.latency_s[point])
+        price_s = self._accuracy_s
+        if costs is not self._costs:
+            price_s = costs.accuracy_price_s(self._available, self._first.floor)
+        return frontier.worth_s(most * items * price_s)
+
+    def _sustained_s(self, frontier: Frontier) -> float:
+        """The time of a batch at the accuracy that keeps up with the arrivals, at most the cap."""
+        point = frontier.cheapest_at(self._sustained - SUSTAINED_TOLERANCE)
+        return 0.0 if point is None else min(self._limits.cap_s, frontier.latency_s[point])
 
     def _cheap_score(
         self, prefixes: Prefixes, cut: Cut, planned: Composition, hard_s: float, parted_s: float
@@ -327,3 +336,20 @@ class _Search:
         short = planned.latency_s <= limits.cap_s or limits.most_urgent
         harmless = (planned.latency_s <= hard_s + 1e-12) + 0.5 * short
         return harmless, float(int(-math.log(max(item_s, 1e-9)) / EFFICIENT)), -float(cut.items)
+
+
+def _prefixes(view: DispatchView, within: Within | None) -> list[tuple[VariantPlans, Prefixes, int]]:
+    """Return each variant with the prefixes that it may answer, and how many of the first jobs are alike."""
+    found: list[tuple[VariantPlans, Prefixes, int]] = []
+    known: dict[int, tuple[Prefixes, int]] = {}
+    for plans, among in within or [(plans, None) for plans in view.worker.plans]:
+        largest = plans.model.max_batch
+        if among is not None:
+            prefixes = Prefixes(view, largest, among)
+            found.append((plans, prefixes, alike(view, prefixes.longest)))
+            continue
+        if largest not in known:
+            prefixes = Prefixes(view, largest)
+            known[largest] = prefixes, alike(view, prefixes.longest)
+        found.append((plans, *known[largest]))
+    return found

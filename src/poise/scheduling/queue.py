@@ -152,22 +152,25 @@ class DeadlineQueue:
 
     def insert(self, entry: Waiting) -> None:
         """Add an entry in its place."""
-        at, size = self.position(entry.job), len(self.entries)
+        job, cost, waiting = entry.job, entry.cost, entry.waiting_items
+        keys, size = self._keys, len(self.entries)
+        key = self._key(job)
         if self._head + size == len(self._deadline):
             self._make_room(size)
-        work_s = entry.work_s
-        start = self._head + at
-        if at < size:
-            end = self._head + size
-            self._arrays[:, start + 1 : end + 1] = self._arrays[:, start:end].copy()
-            self._keys.insert(at, self._key(entry.job))
-            self.entries.insert(at, entry)
-        else:
-            self._keys.append(self._key(entry.job))
+        work_s = cost.work_s(waiting)
+        if not keys or key > keys[-1]:
+            start = self._head + size
+            keys.append(key)
             self.entries.append(entry)
-        self._deadline[start] = entry.job.deadline_s
+        else:
+            at = bisect_left(keys, key)
+            start, end = self._head + at, self._head + size
+            self._arrays[:, start + 1 : end + 1] = self._arrays[:, start:end].copy()
+            keys.insert(at, key)
+            self.entries.insert(at, entry)
+        self._deadline[start] = job.deadline_s
         self._work[start] = work_s
-        self._tail[start] = entry.cost.tail_s(entry.waiting_items)
+        self._tail[start] = cost.tail_s(waiting)
         self._weight[start] = 0.0 if entry.running or entry.done else entry.weight
         self.items += entry.waiting_items
         self.total_work_s += work_s
@@ -203,10 +206,11 @@ class DeadlineQueue:
             else:
                 entry.queued = False
                 gone += 1
-        if all(not entry.queued for entry in self.entries[:gone]):
-            self._cut_first(gone)
-            return
-        self._cut_some([entry for entry in entries if not entry.queued])
+        for entry in self.entries[:gone]:
+            if entry.queued:
+                self._cut_some([entry for entry in entries if not entry.queued])
+                return
+        self._cut_first(gone)
 
     def returned(self, entry: Waiting, items: int) -> None:
         """Note that items of an entry wait again; it comes back if it had left."""
@@ -239,9 +243,14 @@ class DeadlineQueue:
         self._head = 0
 
     def _cut_first(self, count: int) -> None:
-        work_s = self._work[self._head : self._head + count].tolist()
         if self.particular:
             self._fewer_particular(self.entries[:count])
+        if count == len(self.entries):
+            self._keys.clear()
+            self.entries.clear()
+            self._left(0.0)
+            return
+        work_s = self._work[self._head : self._head + count].tolist()
         del self._keys[:count]
         del self.entries[:count]
         self._head += count

@@ -117,14 +117,15 @@ class RunningBatch:
         if not self._paid:
             return
         accuracy, position = self.plans.model.accuracy, self.plans.position
-        answered = dict.fromkeys(self._net, 0.0)
-        for entry, part in self.pairs():
+        answered: dict[str, float] = {}
+        for entry, part in zip(self.entries, self.parts, strict=True):
             if entry.doomed is None and not entry.own_terms:
                 gain = (accuracy[position[part.modalities]] - entry.floor) * part.items
-                answered[entry.job.slo_class] += gain
+                name = entry.job.slo_class
+                answered[name] = answered.get(name, 0.0) + gain
                 entry.banked += gain
         for slo_class, net in self._net.items():
-            still = answered[slo_class] + max(0.0, -net)
+            still = answered.get(slo_class, 0.0) + max(0.0, -net)
             if still > 0:
                 balances[slo_class].earn(still)
             elif still < 0:
@@ -135,7 +136,7 @@ class RunningBatch:
         expected, position, name = self.plans.expected_accuracy, self.plans.position, self.plans.name
         jobs: list[Waiting] = []
         last: Waiting | None = None
-        for entry, part in self.pairs():
+        for entry, part in zip(self.entries, self.parts, strict=True):
             items = part.items
             entry.running -= items
             entry.done += items
@@ -170,9 +171,12 @@ def answer_of(entry: Waiting, now_s: float) -> Answer:
     started_s = job.arrival_s if entry.dispatched_s is None else entry.dispatched_s
     if len(parts) > 1:
         parts.sort()
+        answered = tuple([AnswerPart(*part) for part in parts])
+    else:
+        answered = (AnswerPart(*parts[0]),)
     return Answer(
         job.id,
-        tuple([AnswerPart(*part) for part in parts]),
+        answered,
         entry.expected_sum / job.items,
         max(0.0, started_s - job.arrival_s),
         max(0.0, now_s - started_s),

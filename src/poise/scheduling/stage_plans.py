@@ -157,9 +157,10 @@ class ShapedPlans(VariantPlans):
     def frontier(self, allowed: int, batch: int) -> Frontier | None:
         """Return the profile's frontier with these latencies, without what is dominated now."""
         key = (allowed, batch)
-        if key not in self._cache:
-            self._cache[key] = self._reckon(self._plain.frontier(allowed, batch))
-        return self._cache[key]
+        found = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = self._reckon(self._plain.frontier(allowed, batch))
+        return found
 
     def _reckon(self, plain: Frontier | None) -> Frontier | None:
         if plain is None or not len(plain):

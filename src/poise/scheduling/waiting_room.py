@@ -33,13 +33,15 @@ class WaitingRoom:
 
     def insert(self, entry: Waiting) -> None:
         """Let a job wait in its place."""
-        if self.pool.all and not self.pool.answered_by_any(entry):
+        lowest, highest = self.pool.reach(entry.job.available)
+        needed = entry.least_accuracy
+        if highest < needed and self.pool.all:
             entry.reserved = 0.0
             entry.stranded = True
             self.stranded.insert(entry)
         else:
             entry.stranded = False
-            entry.particular = not self.pool.answered_by_all(entry)
+            entry.particular = lowest < needed
             self.queue.insert(entry)
 
     def remove(self, entry: Waiting) -> None:
