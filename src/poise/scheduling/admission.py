@@ -109,7 +109,7 @@ class Admission:
                         f"the highest is {reachable:.4f}",
                     )
                 deficit = 0.0
-        planned_floor = min(floor, reachable)
+        planned_floor = reachable if reachable < floor else floor
         entry = self._entry(job, planned_floor, queue, costs.at(job.bucket), soft=soft, deficit=deficit)
         displaced: Sequence[Waiting] = ()
         if self._by_deadline and fleet.workers and not _in_time(entry, now_s, queue, fleet, costs):
@@ -199,7 +199,7 @@ def _has_room(
     last_s = cost.last_batch_s(items, ahead)
     shared_s = cost.shared_s(items + ahead)
     done_s, together_s = fleet.first_ends_s(now_s, last_s, shared_s)
-    if together_s <= min(first_s, deadline_s):
+    if together_s <= first_s and together_s <= deadline_s:
         return True
     return done_s + ahead_s / fleet.capacity <= deadline_s and (
         ahead_s + entry.work_s <= fleet.room_before_s(deadline_s, now_s)

@@ -42,7 +42,9 @@ class ArrivalRate:
         """Return the rate now; unbiased from the first arrival on, never from less than a tenth of the window."""
         if self._at_s is None:
             return 0.0
-        seen_s = max(now_s - self._started_s, 0.1 * self.window_s)
+        seen_s, least_s = now_s - self._started_s, 0.1 * self.window_s
+        if seen_s < least_s:
+            seen_s = least_s
         weight = self.window_s * -math.expm1(-seen_s / self.window_s)
         return self._mass * math.exp(-(now_s - self._at_s) / self.window_s) / weight
 

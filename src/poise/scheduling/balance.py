@@ -25,7 +25,8 @@ class AccuracyBalance:
 
     def earn(self, amount: float) -> None:
         """Add credit, up to the cap."""
-        self.credit = min(self.cap, self.credit + amount)
+        credit = self.credit + amount
+        self.credit = credit if credit < self.cap else self.cap
 
     def owe(self, amount: float) -> None:
         """Take credit that a gain was counted against which did not come; what is missing is earned first."""

@@ -25,7 +25,8 @@ class Boldness:
 
     def ran(self) -> None:
         """Note that a batch was begun."""
-        self.share = min(1.0, self.share + MORE_A_BATCH)
+        share = self.share + MORE_A_BATCH
+        self.share = share if share < 1.0 else 1.0
 
     def refused(self, reason: RefusalReason) -> None:
         """Note that a job is refused that an idle server could have answered; it counts if that is for deadlines."""

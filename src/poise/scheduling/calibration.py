@@ -103,7 +103,7 @@ def _middle(weights: Sequence[float]) -> int:
 
 
 def _bounded(ratio: float) -> float:
-    return min(LIMIT, max(1 / LIMIT, ratio))
+    return LIMIT if ratio > LIMIT else 1 / LIMIT if ratio < 1 / LIMIT else ratio
 
 
 class Calibration:
@@ -173,7 +173,8 @@ class Calibration:
         if len(extras_s) < ENOUGH:
             return False
         self.factor = self._whole.median()
-        self.overhead_s = max(0.0, ordered_s[len(ordered_s) // 2])
+        overhead_s = ordered_s[len(ordered_s) // 2]
+        self.overhead_s = overhead_s if overhead_s > 0.0 else 0.0
         return self._batches % SHAPE_EVERY == 0
 
     def _add_stages(

@@ -177,7 +177,7 @@ def _usable(view: DispatchView, slo_class: str, reserved: float) -> float:
 
 def _spend(demand: Demand, credit: float, plans: VariantPlans) -> float:
     """Lower a demand's need by what credit there is; where it is negative, raise it as far as the modes reach."""
-    used = min(credit, demand.need)
+    used = credit if credit < demand.need else demand.need
     if used < 0:
         highest = plans.highest_accuracy(demand.allowed) * demand.items
         used = -max(0.0, min(-used, highest - demand.need))

@@ -116,7 +116,9 @@ class Terms:
         own_s = self.latency_s(items)
         if not ahead:
             return own_s
-        return max(own_s, LAST_BATCHES * self.latency_s(min(self.efficient_batch, ahead)))
+        batch = self.efficient_batch if self.efficient_batch < ahead else ahead
+        last_s = LAST_BATCHES * self.latency_s(batch)
+        return last_s if last_s > own_s else own_s
 
     def work_s(self, items: int) -> float:
         """Return the work of so many items of a job: in efficient batches, or in one of its own if that is less."""
@@ -130,7 +132,7 @@ class Terms:
         if items + rest >= len(self._batches_s):
             return 0.0
         extra_s = self._batches_s[items] + self._batches_s[rest] - self._batches_s[items + rest]
-        return max(0.0, extra_s) if extra_s < math.inf else 0.0
+        return extra_s if 0.0 < extra_s < math.inf else 0.0
 
     def tail_s(self, items: int) -> float:
         """Return what so many items cost beyond their work if they are batches of their own."""
@@ -307,8 +309,8 @@ class LeastCosts:
         And the largest batch that does: while no more items wait, such batches keep up with arrivals that far apart.
         Accuracy -1 where none keeps up. Units: profile seconds; both are taken in steps of a twentieth, downwards.
         """
-        steps = math.floor(math.log(max(item_s, 1e-9)) / SUSTAINED_STEP)
-        longest = math.floor(math.log(max(batch_s, 1e-9)) / SUSTAINED_STEP)
+        steps = math.floor(math.log(item_s if item_s > 1e-9 else 1e-9) / SUSTAINED_STEP)
+        longest = math.floor(math.log(batch_s if batch_s > 1e-9 else 1e-9) / SUSTAINED_STEP)
         key = (terms.available, steps, longest)
         found = self._sustained.get(key)
         if found is None:

@@ -154,7 +154,7 @@ class _Search:
         self._available = available = first.job.available
         costs = self._costs = view.costs.at(first.job.bucket)
         self._accuracy_s = costs.accuracy_price_s(available, first.floor)
-        self._price_s = max(self._accuracy_s, 1e-9)
+        self._price_s = self._accuracy_s if self._accuracy_s > 1e-9 else 1e-9
         self._needed = view.costs.lowest_accuracy(available) < first.floor
         """Whether a balance is of any use: below the cheapest mode's accuracy a floor asks for nothing."""
         stock = self._stock(first)
@@ -178,7 +178,8 @@ class _Search:
         if self._view.scope == "job" or not self._needed:
             return 1.0
         balance = self._view.balances[first.job.slo_class]
-        return min(1.0, max(0.0, balance.credit / balance.cap)) if balance.cap > 0 else 1.0
+        full = balance.credit / balance.cap if balance.cap > 0 else 1.0
+        return 0.0 if full <= 0.0 else 1.0 if full >= 1.0 else full
 
     def _earning_share(self, stock: float) -> float:
         """The share of the slack that may buy accuracy for the balance of the first job's class.
@@ -190,7 +191,7 @@ class _Search:
         if view.scope == "job" or view.queue.items > EARNING_BATCHES * view.max_batch * len(view.workers):
             return 0.0
         most = EARNING_OF_SLACK + EARNING_IF_BOLD * view.boldness
-        return most * max(0.0, 1.0 - stock / EARNING_UNTIL)
+        return most * (1.0 - stock / EARNING_UNTIL) if stock < EARNING_UNTIL else 0.0
 
     def found(self) -> _Candidate | None:
         """Return the best candidate: of few sizes if it is affordable, else of many, and with soft floors dropped."""
@@ -247,18 +248,29 @@ class _Search:
         frontier = plans.frontier(allowed, items)
         share_s = limits.share_s(items)
         cap_s = limits.cap_s
-        affordable_s = min(share_s + view.saved_s - limits.overhead_s, cap_s)
+        affordable_s = share_s + view.saved_s - limits.overhead_s
+        if affordable_s > cap_s:
+            affordable_s = cap_s
         if len(view.worker.plans) > 1:
             step_s = costs.step_above_s(self._available, items, share_s)
-            affordable_s = min(affordable_s, max(step_s, share_s))
+            if step_s < share_s:
+                step_s = share_s
+            if affordable_s > step_s:
+                affordable_s = step_s
         if self._sustained >= 0 and frontier is not None:
-            affordable_s = max(affordable_s, self._sustained_s(frontier))
+            sustained_s = self._sustained_s(frontier)
+            if affordable_s < sustained_s:
+                affordable_s = sustained_s
         hard_s = limits.hard_s(cut, prefixes.among)
         if self._earning:
             worth_s = self._worth_s(costs, frontier, items, self._most_worth)
-            affordable_s = max(affordable_s, min(self._earning * hard_s, cap_s, worth_s))
+            earning_s = min(self._earning * hard_s, cap_s, worth_s)
+            if affordable_s < earning_s:
+                affordable_s = earning_s
         affordable_s *= STRETCH
-        budget_s = min(hard_s, affordable_s, limits.most_s)
+        budget_s = affordable_s if affordable_s < hard_s else hard_s
+        if budget_s > limits.most_s:
+            budget_s = limits.most_s
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
             reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
             demand = uniform_demand(view, plans, first, items, allowed, reserved)
@@ -284,7 +296,7 @@ class _Search:
             score = (2.0, round((planned.accuracy_sum - spent) / items, 9), float(items))
         else:
             score = self._cheap_score(prefixes, cut, planned, hard_s, parted_s)
-        unbound = affordable and affordable_s < min(hard_s, limits.cap_s)
+        unbound = affordable and affordable_s < hard_s and affordable_s < cap_s
         return _Candidate(score, affordable, unbound, plans, frontier, planned, prefixes, cut, share_s)
 
     def _owed(self, prefixes: Prefixes, cut: Cut, planned: Composition) -> float:
@@ -323,7 +335,10 @@ class _Search:
     def _sustained_s(self, frontier: Frontier) -> float:
         """The time of a batch at the accuracy that keeps up with the arrivals, at most the cap."""
         point = frontier.cheapest_at(self._sustained - SUSTAINED_TOLERANCE)
-        return 0.0 if point is None else min(self._limits.cap_s, frontier.latency_s[point])
+        if point is None:
+            return 0.0
+        latency_s, cap_s = frontier.latency_s[point], self._limits.cap_s
+        return latency_s if latency_s < cap_s else cap_s
 
     def _cheap_score(
         self, prefixes: Prefixes, cut: Cut, planned: Composition, hard_s: float, parted_s: float

@@ -125,7 +125,9 @@ class RunningBatch:
                 answered[name] = answered.get(name, 0.0) + gain
                 entry.banked += gain
         for slo_class, net in self._net.items():
-            still = answered.get(slo_class, 0.0) + max(0.0, -net)
+            still = answered.get(slo_class, 0.0)
+            if net < 0:
+                still -= net
             if still > 0:
                 balances[slo_class].earn(still)
             elif still < 0:
@@ -174,12 +176,13 @@ def answer_of(entry: Waiting, now_s: float) -> Answer:
         answered = tuple([AnswerPart(*part) for part in parts])
     else:
         answered = (AnswerPart(*parts[0]),)
+    queue_s, compute_s = started_s - job.arrival_s, now_s - started_s
     return Answer(
         job.id,
         answered,
         entry.expected_sum / job.items,
-        max(0.0, started_s - job.arrival_s),
-        max(0.0, now_s - started_s),
+        queue_s if queue_s > 0.0 else 0.0,
+        compute_s if compute_s > 0.0 else 0.0,
         now_s > job.deadline_s,
         entry.below_floor,
     )
