@@ -12,6 +12,8 @@ import os
 from collections import deque
 from collections.abc import Mapping
 
+import msgspec
+
 from poise.errors import InternalError, MalformedRequestError, NotReadyError, QueueFullError, TooLargeError
 from poise.ingress.child import ChildProcess
 from poise.ingress.gate import Answered, Gate
@@ -83,6 +85,12 @@ class JsonProcess(ChildProcess):
         self._owner.gone(self, status)
 
 
+class _Lost(msgspec.Struct, frozen=True):
+    """What became of an order that was not carried out, in words for the client."""
+
+    words: str
+
+
 class _Work:
     """One order, from the queue to its outcome."""
 
@@ -93,7 +101,9 @@ class _Work:
         self.room = room
         self.order_place = order_place
         self.weight_bytes = weight_bytes
-        self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        # A loss is a result too: an exception would hold the frames that wait for it, these hold the room, and only a
+        # collection, which is seldom, would let go of it.
+        self.done: asyncio.Future[Outcome | _Lost] = asyncio.get_running_loop().create_future()
 
 
 class LargeJson:
@@ -249,7 +259,10 @@ class LargeJson:
         self._waiting.append(work)
         self._waiting_bytes += weight_bytes
         self._give()
-        return await work.done
+        outcome = await work.done
+        if isinstance(outcome, _Lost):
+            raise NotReadyError(outcome.words)
+        return outcome
 
     def _give(self) -> None:
         """Give the process the next order, if it has none."""
@@ -282,7 +295,7 @@ class LargeJson:
 
     def _fail(self, work: _Work, words: str) -> None:
         if not work.done.done():
-            work.done.set_exception(NotReadyError(f"{words}, expected binary tensors, or another try later"))
+            work.done.set_result(_Lost(f"{words}, expected binary tensors, or another try later"))
 
 
 def is_large(terms: ReplyTerms, outputs: Mapping[str, Array]) -> bool:
