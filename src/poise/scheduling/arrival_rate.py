@@ -43,9 +43,7 @@ class ArrivalRate:
         if self._at_s is None:
             return 0.0
         seen_s, least_s = now_s - self._started_s, 0.1 * self.window_s
-        if seen_s < least_s:
-            seen_s = least_s
-        weight = self.window_s * -math.expm1(-seen_s / self.window_s)
+        weight = self.window_s * -math.expm1(-(seen_s if seen_s > least_s else least_s) / self.window_s)
         return self._mass * math.exp(-(now_s - self._at_s) / self.window_s) / weight
 
 
@@ -114,7 +112,9 @@ class Arrivals:
 
     def items_per_s(self, now_s: float) -> dict[str, float]:
         """Return the rate of each class."""
-        rates = {name: rate.items_per_s(now_s) for name, rate in self._rates.items()}
+        rates: dict[str, float] = {}
+        for name, rate in self._rates.items():
+            rates[name] = rate.items_per_s(now_s)
         forecast = self._forecast
         if forecast is not None and now_s <= forecast.now_s + forecast.valid_s:
             total = sum(rates.values())

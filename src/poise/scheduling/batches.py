@@ -43,7 +43,7 @@ class Prefixes:
     def __init__(self, view: DispatchView, max_batch: int, among: Sequence[Waiting] | None = None) -> None:
         """Take all jobs that the worker may be given, or only those ``among`` them."""
         self.among = among
-        limit = min(max_batch, view.max_batch)
+        limit = max_batch if max_batch < view.max_batch else view.max_batch
         self._longest: Taken = []
         self._ends: list[int] = []
         items = 0

@@ -50,53 +50,60 @@ class Ratios:
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
         values, weights = self._values, self._weights
-        if weights.count(weights[0]) == len(weights):  # batches alike: numbers sort faster than pairs
-            return _bounded(sorted(values)[_middle(weights)])
+        guess = len(weights) // 2
+        if weights.count(weights[0]) == len(weights):  # batches of one size: numbers sort faster than pairs
+            return _bounded(sorted(values)[_middle(list(weights), guess)])
         ordered = sorted(zip(values, weights, strict=True))
         return _bounded(ordered[_middle([weight for _, weight in ordered])][0])
 
 
-class OrderedRatios(Ratios):
-    """The same, kept in order: for a median that is asked for after every measurement."""
+class OrderedRatios:
+    """The same, kept in order: for a median that is asked for after every measurement.
 
-    __slots__ = ("_ordered", "_ordered_weights")
+    Pairs are ordered by ratio, then weight.
+    """
+
+    __slots__ = ("_middle", "_recent", "_values", "_weights")
 
     def __init__(self) -> None:
-        super().__init__()
-        self._ordered: list[float] = []
-        self._ordered_weights: list[float] = []
+        self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._values: list[float] = []
+        self._weights: list[float] = []
+        self._middle = 0
+        """Where the last median was."""
 
     def add(self, measured_s: float, predicted_s: float) -> None:
         """Take one measurement."""
-        ordered, weights = self._ordered, self._ordered_weights
-        if len(self._values) == WINDOW:
-            at = self._place(self._values[0], self._weights[0])
-            del ordered[at], weights[at]
-        super().add(measured_s, predicted_s)
-        value = self._values[-1]
-        at = self._place(value, predicted_s)
-        ordered.insert(at, value)
+        recent, values, weights = self._recent, self._values, self._weights
+        if len(recent) == WINDOW:
+            value, weight = recent[0]
+            at = bisect_left(values, value)
+            while weights[at] != weight:
+                at += 1
+            del values[at], weights[at]
+        value = measured_s / predicted_s
+        recent.append((value, predicted_s))
+        at = bisect_left(values, value)
+        while at < len(values) and values[at] == value and weights[at] < predicted_s:
+            at += 1
+        values.insert(at, value)
         weights.insert(at, predicted_s)
 
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
-        return _bounded(self._ordered[_middle(self._ordered_weights)])
-
-    def _place(self, value: float, weight: float) -> int:
-        """Return the first place of a pair in the order of values, then weights."""
-        ordered, weights = self._ordered, self._ordered_weights
-        at = bisect_left(ordered, value)
-        while at < len(ordered) and ordered[at] == value and weights[at] < weight:
-            at += 1
-        return at
+        at = self._middle = _middle(self._weights, self._middle)
+        return _bounded(self._values[at])
 
 
-def _middle(weights: Sequence[float]) -> int:
-    """Return the first place by which half of the weight has been seen."""
+def _middle(weights: Sequence[float], guess: int = 0) -> int:
+    """Return the first place by which half of the weight has been seen, looking from shortly before a guess."""
     half = sum(weights) / 2
-    seen = 0.0
-    for at, weight in enumerate(weights):
-        seen += weight
+    start = guess - 2 if guess > 2 else 0
+    seen: float = sum(weights[:start])
+    if seen >= half:
+        start, seen = 0, 0.0
+    for at in range(start, len(weights)):
+        seen += weights[at]
         if seen >= half:
             return at
     return len(weights) - 1

@@ -26,10 +26,10 @@ class Demand:
 
     __slots__ = ("allowed", "items", "members", "need")
 
-    def __init__(self, allowed: int) -> None:
+    def __init__(self, allowed: int, items: int = 0, need: float = 0.0) -> None:
         self.allowed = allowed
-        self.items = 0
-        self.need = 0.0
+        self.items = items
+        self.need = need
         self.members: list[tuple[Waiting, int]] = []
 
 
@@ -93,9 +93,7 @@ def uniform_demand(
     ``allowed``: the sets that the policy would use for them; ``reserved``: the credit that is kept for these jobs.
     """
     terms = entry.terms
-    demand = Demand(allowed)
-    demand.items = items
-    demand.need = terms.floor * items
+    demand = Demand(allowed, items, terms.floor * items)
     if view.scope == "class":
         if terms.ordinary:
             _spend(demand, _usable(view, terms.slo_class, reserved), plans)

@@ -116,8 +116,9 @@ class Terms:
         own_s = self.latency_s(items)
         if not ahead:
             return own_s
-        batch = self.efficient_batch if self.efficient_batch < ahead else ahead
-        last_s = LAST_BATCHES * self.latency_s(batch)
+        last_s = LAST_BATCHES * self.latency_s(
+            self.efficient_batch if self.efficient_batch < ahead else ahead
+        )
         return last_s if last_s > own_s else own_s
 
     def work_s(self, items: int) -> float:

@@ -53,7 +53,10 @@ class Fleet:
         if self._capacity is None:
             table = self._table()
             if table is None:
-                self._capacity = sum([1.0 / worker.calibration.factor for worker in self.workers])
+                capacity = 0.0
+                for worker in self.workers:
+                    capacity += 1.0 / worker.calibration.factor
+                self._capacity = capacity
             else:
                 self._capacity = float((1.0 / table[1]).sum())
         return self._capacity
@@ -97,10 +100,8 @@ class Fleet:
             start_s = worker.free_at_s if worker.free_at_s > now_s else now_s
             end_s = start_s + work_s * calibration.factor + calibration.overhead_s
             other_end_s = start_s + other_s * calibration.factor + calibration.overhead_s
-            if end_s < done_s:
-                done_s = end_s
-            if other_end_s < other_done_s:
-                other_done_s = other_end_s
+            done_s = end_s if end_s < done_s else done_s
+            other_done_s = other_end_s if other_end_s < other_done_s else other_done_s
         return done_s, other_done_s
 
     def room_before_s(self, deadline_s: float, now_s: float) -> float:

@@ -87,10 +87,8 @@ class Limits:
         least_s = view.costs.at(first.job.bucket).latency_s(first.job.available, floor, 1)
         kept_s = (URGENT_BATCHES + self._spare_time * (URGENT_BATCHES_IDLE - URGENT_BATCHES)) * least_s
         cap_s, left_s = CAP_OF_SLO * urgent_s, urgent_s - kept_s
-        if left_s > self._dearest_s:
-            left_s = self._dearest_s
-        if left_s > cap_s:
-            cap_s = left_s
+        left_s = left_s if left_s < self._dearest_s else self._dearest_s
+        cap_s = cap_s if cap_s > left_s else left_s
         if first.waiting_items > 1 and self.most_urgent:
             cap_s += view.boldness * max(0.0, self._whole_s() - cap_s)
         return cap_s
@@ -118,8 +116,7 @@ class Limits:
             if slo_s < own_s:
                 continue
             horizon_s = HORIZON_OF_SLO * slo_s
-            if horizon_s < least_horizon_s:
-                horizon_s = least_horizon_s
+            horizon_s = horizon_s if horizon_s > least_horizon_s else least_horizon_s
             waiting, rate = float(view.queue.items), view.arrival_rate
             if len(deadlines_s) > 1:
                 rate = sum([view.rates[name] for name, other_s in deadlines_s.items() if other_s <= slo_s])

@@ -196,11 +196,12 @@ class _Search:
     def found(self) -> _Candidate | None:
         """Return the best candidate: of few sizes if it is affordable, else of many, and with soft floors dropped."""
         best = self.best(COARSE_SHARES)
-        if (best is None or not best.affordable) and any(
-            [prefixes.items > EVERY_SIZE for _, prefixes, _ in self._prefixes]
-        ):
-            best = self.best(FINE_SHARES)
-        if best is None and any([entry.terms.soft for entry, _ in self.longest]):
+        if best is None or not best.affordable:
+            for _, prefixes, _ in self._prefixes:
+                if prefixes.items > EVERY_SIZE:
+                    best = self.best(FINE_SHARES)
+                    break
+        if best is None and any(entry.terms.soft for entry, _ in self.longest):
             self.ignore_soft = True
             best = self.best(FINE_SHARES)
         return best
@@ -249,28 +250,22 @@ class _Search:
         share_s = limits.share_s(items)
         cap_s = limits.cap_s
         affordable_s = share_s + view.saved_s - limits.overhead_s
-        if affordable_s > cap_s:
-            affordable_s = cap_s
+        affordable_s = affordable_s if affordable_s < cap_s else cap_s
         if len(view.worker.plans) > 1:
             step_s = costs.step_above_s(self._available, items, share_s)
-            if step_s < share_s:
-                step_s = share_s
-            if affordable_s > step_s:
-                affordable_s = step_s
+            step_s = step_s if step_s > share_s else share_s
+            affordable_s = affordable_s if affordable_s < step_s else step_s
         if self._sustained >= 0 and frontier is not None:
             sustained_s = self._sustained_s(frontier)
-            if affordable_s < sustained_s:
-                affordable_s = sustained_s
+            affordable_s = affordable_s if affordable_s > sustained_s else sustained_s
         hard_s = limits.hard_s(cut, prefixes.among)
         if self._earning:
             worth_s = self._worth_s(costs, frontier, items, self._most_worth)
             earning_s = min(self._earning * hard_s, cap_s, worth_s)
-            if affordable_s < earning_s:
-                affordable_s = earning_s
+            affordable_s = affordable_s if affordable_s > earning_s else earning_s
         affordable_s *= STRETCH
         budget_s = affordable_s if affordable_s < hard_s else hard_s
-        if budget_s > limits.most_s:
-            budget_s = limits.most_s
+        budget_s = budget_s if budget_s < limits.most_s else limits.most_s
         if cut.whole + (cut.part > 0) <= uniform and not (self.ignore_soft and first.terms.soft):
             reserved = prefixes.reserved(cut) if view.queue.reserved else 0.0
             demand = uniform_demand(view, plans, first, items, allowed, reserved)
@@ -355,6 +350,10 @@ class _Search:
 
 def _prefixes(view: DispatchView, within: Within | None) -> list[tuple[VariantPlans, Prefixes, int]]:
     """Return each variant with the prefixes that it may answer, and how many of the first jobs are alike."""
+    if within is None and len(view.worker.plans) == 1:
+        plans = view.worker.plans[0]
+        prefixes = Prefixes(view, plans.model.max_batch)
+        return [(plans, prefixes, alike(view, prefixes.longest))]
     found: list[tuple[VariantPlans, Prefixes, int]] = []
     known: dict[int, tuple[Prefixes, int]] = {}
     for plans, among in within or [(plans, None) for plans in view.worker.plans]:

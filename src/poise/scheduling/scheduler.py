@@ -78,6 +78,8 @@ class Scheduler:
         self._pool = WorkerPool(self.model, self.policy, self._arrivals.window_s)
         self._room = WaitingRoom(self._pool, by_arrival=self.policy.order == "arrival")
         self.queue = self._room.queue
+        self.stranded: Sequence[Waiting] = self._room.stranded.entries
+        """The accepted jobs that no live worker can answer; they wait beside the queue, by deadline."""
         judges = self.policy.admits and not self.policy.plans_ahead
         self._admission = Admission(service, self.balances, self._arrivals.deadlines, by_deadline=judges)
         self._by_class = service.guarantee.scope == "class"
@@ -115,14 +117,14 @@ class Scheduler:
         self._held_s = inf
         if not isfinite(event.now_s):
             raise InternalError("an event at no time", story=(repr(event),))
-        self._now_s = max(self._now_s, event.now_s)
+        self._now_s = event.now_s if event.now_s > self._now_s else self._now_s
         self._handlers[type(event)](event)
-        while self._room.first_stranded_s <= self._now_s:
-            self._give_up(self._room.stranded.entries[0], "no worker came in time that could answer it")
-        entries = self.queue.entries
+        entries, stranded = self.queue.entries, self.stranded
+        while stranded and stranded[0].job.deadline_s <= self._now_s:
+            self._give_up(stranded[0], "no worker came in time that could answer it")
         if entries and (self._pool.idle or (entries[0].job.deadline_s <= self._now_s and self._expires)):
             self._dispatch()
-        if len(self._room):
+        if entries or stranded:
             self._ask_to_wake()
         return out
 
@@ -135,11 +137,6 @@ class Scheduler:
     def between_workers(self) -> bool:
         """Whether there is no worker because the last one was retired; jobs are taken, and wait for the next."""
         return self._pool.between
-
-    @property
-    def stranded(self) -> Sequence[Waiting]:
-        """The accepted jobs that no live worker can answer; they wait beside the queue, by deadline."""
-        return self._room.stranded.entries
 
     @property
     def shares(self) -> Shares:
@@ -324,8 +321,8 @@ class Scheduler:
             self._give_up(self.queue.entries[0], "its deadline passed while it waited")
         lost = True
         while lost and self.queue.entries:
-            declined = self._feed_idle_workers()
             lost = False
+            declined = self._feed_idle_workers()
             for entry, by in declined.values():
                 if entry.queued and self._pool.hopeless(entry, self._now_s, by):
                     self._give_up(entry, "its deadline can no longer be met")
@@ -391,9 +388,11 @@ class Scheduler:
 
     def _ask_to_wake(self) -> None:
         """Make sure that the first job's deadline is noticed even if nothing else happens."""
-        first_s = min(self._held_s, self._room.first_stranded_s)
-        if self._expires and self.queue.entries:
-            first_s = min(first_s, self.queue.entries[0].job.deadline_s)
+        first_s, stranded, entries = self._held_s, self.stranded, self.queue.entries
+        if stranded and stranded[0].job.deadline_s < first_s:
+            first_s = stranded[0].job.deadline_s
+        if entries and entries[0].job.deadline_s < first_s and self._expires:
+            first_s = entries[0].job.deadline_s
         if first_s < inf and (self._wake_s is None or first_s < self._wake_s):
             self._wake_s = first_s
             self._out.append(WakeAt(first_s))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from poise.scheduling.queue import DeadlineQueue, Waiting
 from poise.scheduling.view import WorkerState
 from poise.scheduling.worker_pool import WorkerPool
@@ -27,9 +25,6 @@ class WaitingRoom:
     def revision(self) -> int:
         """Another number whenever workers of another kind came or went, or items came back."""
         return self.pool.kinds + self._returns
-
-    def __len__(self) -> int:
-        return len(self.queue) + len(self.stranded)
 
     def insert(self, entry: Waiting) -> None:
         """Let a job wait in its place."""
@@ -78,8 +73,3 @@ class WaitingRoom:
         ):
             return []
         return [e for e in queue.entries if e.job.id not in passed_over and pool.can_answer(worker, e)]
-
-    @property
-    def first_stranded_s(self) -> float:
-        """The first deadline of those set aside; infinite where there is none. Units: seconds, absolute."""
-        return self.stranded.entries[0].job.deadline_s if self.stranded.entries else inf

@@ -140,8 +140,7 @@ class WorkerPool:
     def occupy(self, worker: WorkerState, batch_id: int, now_s: float, until_s: float) -> None:
         """Note that a worker has a batch, and when it should be free."""
         idle_s, busy_s = now_s - worker.free_at_s, until_s - now_s
-        if idle_s > self._longest_idle_s:
-            idle_s = self._longest_idle_s
+        idle_s = idle_s if idle_s < self._longest_idle_s else self._longest_idle_s
         kept = exp(-(idle_s + busy_s) / (self._window_s * len(self.all)))
         self._idle_s = kept * self._idle_s + idle_s
         self._busy_s = kept * self._busy_s + busy_s
