@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from poise.scheduling.calibration import ENOUGH, LIMIT, Calibration
+from poise.scheduling.calibration import ENOUGH, LIMIT, WINDOW, Calibration, OrderedRatios, Ratios
 
 
 def feed(
@@ -93,3 +95,26 @@ def test_a_stage_that_takes_longer_than_the_others_is_told_apart() -> None:
     assert calibration.factor * shape["slow"] == pytest.approx(2.0, rel=0.05)
     assert calibration.factor * shape["right"] == pytest.approx(1.0, rel=0.05)
     assert calibration.shape("another") == ()
+
+
+times_s = st.floats(1e-6, 1.0)
+alike_s = st.sampled_from([0.125, 0.25, 0.5])  # whose ratios are exact, so that many pairs tie
+
+
+@given(
+    st.lists(st.tuples(times_s, times_s), min_size=1, max_size=2 * WINDOW)
+    | st.lists(st.tuples(alike_s, alike_s), min_size=WINDOW + 1, max_size=3 * WINDOW)
+)
+def test_a_median_kept_in_order_is_that_of_all_pairs(pairs: list[tuple[float, float]]) -> None:
+    """To the last bit, after every measurement, whatever is alike."""
+    kept, sorted_anew = OrderedRatios(), Ratios()
+    for end, (measured_s, predicted_s) in enumerate(pairs, start=1):
+        kept.add(measured_s, predicted_s)
+        sorted_anew.add(measured_s, predicted_s)
+        last = sorted((m / p, p) for m, p in pairs[max(0, end - WINDOW) : end])
+        half, seen, at = sum(weight for _, weight in last) / 2, 0.0, -1
+        while seen < half and at + 1 < len(last):
+            at += 1
+            seen += last[at][1]
+        expected = min(LIMIT, max(1 / LIMIT, last[at][0]))
+        assert kept.median() == sorted_anew.median() == expected

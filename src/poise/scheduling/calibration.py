@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 WINDOW = 32
 ENOUGH = 8
@@ -50,9 +50,8 @@ class Ratios:
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
         values, weights = self._values, self._weights
-        guess = len(weights) // 2
         if weights.count(weights[0]) == len(weights):  # batches of one size: numbers sort faster than pairs
-            return _bounded(sorted(values)[_middle(list(weights), guess)])
+            return _bounded(sorted(values)[_middle(weights)])
         ordered = sorted(zip(values, weights, strict=True))
         return _bounded(ordered[_middle([weight for _, weight in ordered])][0])
 
@@ -63,14 +62,12 @@ class OrderedRatios:
     Pairs are ordered by ratio, then weight.
     """
 
-    __slots__ = ("_middle", "_recent", "_values", "_weights")
+    __slots__ = ("_recent", "_values", "_weights")
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._values: list[float] = []
         self._weights: list[float] = []
-        self._middle = 0
-        """Where the last median was."""
 
     def add(self, measured_s: float, predicted_s: float) -> None:
         """Take one measurement."""
@@ -91,19 +88,15 @@ class OrderedRatios:
 
     def median(self) -> float:
         """Return the weighted median, within ``1/LIMIT`` to ``LIMIT``."""
-        at = self._middle = _middle(self._weights, self._middle)
-        return _bounded(self._values[at])
+        return _bounded(self._values[_middle(self._weights)])
 
 
-def _middle(weights: Sequence[float], guess: int = 0) -> int:
-    """Return the first place by which half of the weight has been seen, looking from shortly before a guess."""
+def _middle(weights: Collection[float]) -> int:
+    """Return the first place by which half of the weight has been seen."""
     half = sum(weights) / 2
-    start = guess - 2 if guess > 2 else 0
-    seen: float = sum(weights[:start])
-    if seen >= half:
-        start, seen = 0, 0.0
-    for at in range(start, len(weights)):
-        seen += weights[at]
+    seen = 0.0
+    for at, weight in enumerate(weights):
+        seen += weight
         if seen >= half:
             return at
     return len(weights) - 1
