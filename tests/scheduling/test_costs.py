@@ -52,7 +52,7 @@ def test_what_accuracy_is_worth_follows_the_plans_asked_about(hand) -> None:
         ).rises
         most_s = 1.6 * 4 * costs.accuracy_price_s(3, 0.7)
         expected = latencies_s[sum(price <= most_s for price in prices_s)]
-        assert costs.worth_s(plans, 3, 0.7, 4, 1.6) == expected
+        assert frontier.worth_s(most_s) == expected
 
 
 def test_boldness_stays_with_few_losses_and_goes_with_many() -> None:

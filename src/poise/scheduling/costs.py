@@ -351,16 +351,6 @@ class LeastCosts:
             found = self._hulls[available, batch] = upper_hull([(t, -a) for t, a in points])
         return found
 
-    def worth_s(self, plans: VariantPlans, available: int, floor: float, batch: int, most: float) -> float:
-        """Return the time of a batch up to which more accuracy costs at most ``most`` times its price.
-
-        See ``accuracy_price_s``. Units: profile seconds.
-        """
-        frontier = plans.frontier(self._reach(plans, available), batch)
-        if frontier is None:
-            return 0.0
-        return frontier.worth_s(most * batch * self.accuracy_price_s(available, floor))
-
     def latency_s(self, available: int, floor: float, items: int, *, each: bool = False) -> float:
         """Return the least time of that many items alone; beyond the largest batch, whole batches in a row.
 

@@ -319,7 +319,7 @@ class _Search:
         return better or planned
 
     def _worth_s(self, costs: LeastCosts, frontier: Frontier | None, items: int, most: float) -> float:
-        """The time up to which more accuracy costs at most ``most`` times its price (``LeastCosts.worth_s``)."""
+        """The time of a batch up to which more accuracy costs at most ``most`` times its price."""
         if frontier is None:
             return 0.0
         price_s = self._accuracy_s
