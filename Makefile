@@ -24,7 +24,7 @@ demo: $(VENV)/.run ## a server, a load and a comparison on this machine
 	@$(BIN)/poise demo
 
 test: $(VENV)/.run $(VENV)/.dev ## the tests, but for the slow ones
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.run $(VENV)/.dev ## the slow tests: real servers, long simulations
 	$(BIN)/pytest -m slow --timeout 600 $(ARGS)

@@ -46,9 +46,7 @@ class RateCache:
         return cls.of(folder, warn)
 
     @classmethod
-    def of(
-        cls, folder: ServiceFolder, warn: Callable[[str], None], cache: Path | None = None
-    ) -> RateCache:
+    def of(cls, folder: ServiceFolder, warn: Callable[[str], None], cache: Path | None = None) -> RateCache:
         """Return the cache of a service, in a folder for all services or, without one, beside the profile.
 
         Raises:

@@ -136,7 +136,9 @@ class HttpApp:
         self._infer = {}
         for name in self.gates:
             for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{VERSION}/infer"):
-                route = Route(_infer_at(self._inference, self.gates, name), True, False, f"{MODEL}/infer", True)
+                route = Route(
+                    _infer_at(self._inference, self.gates, name), True, False, f"{MODEL}/infer", True
+                )
                 self._infer[path.encode()] = {"POST": route}
 
     def _server_metadata(self, request: HttpRequest) -> Reply:
