@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from poise.domain.modalities import names_of
 from poise.files import LabelledItems, ServiceFolder, load_labelled
-from poise.load import LoadOptions, parse_url, run_load
 from poise.files.metric import open_metric
+from poise.load import LoadOptions, parse_url, run_load
 from poise.runtimes import mode_labels, open_staged
 from poise.runtimes.machine import fingerprint
 from poise.workload import bootstrap_mean, streams, summarise
