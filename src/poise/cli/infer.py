@@ -26,7 +26,7 @@ TOKEN = "POISE_TOKEN"
 
 def infer(
     url: Annotated[
-        str, typer.Argument(help="A server, or one of its services: http://host:port[/v2/models/NAME].")
+        str, typer.Argument(help="A server, or one of its services: http://host:port\\[/v2/models/NAME].")
     ],
     file: Annotated[Path, typer.Argument(help="An .npz whose arrays are named as the service's inputs.")],
     *,
