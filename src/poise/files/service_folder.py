@@ -13,6 +13,7 @@ from poise.domain.profile import Profile, StageProfile
 from poise.domain.service import Service, Variant
 from poise.domain.workload import Workload
 from poise.errors import ConfigError
+from poise.files.regular import read_regular
 
 SERVICE_FILE = "service.yaml"
 MAX_TEXT_BYTES = 16 * 2**20
@@ -242,9 +243,7 @@ def declared_sets(service: Service, variant: Variant) -> set[str]:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise ConfigError(f"{path.name} is larger than {MAX_TEXT_BYTES} bytes", file=path.name)
-        return path.read_bytes()
+        return read_regular(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=path.name) from None
 

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from poise.errors import ConfigError
+from poise.files.regular import read_regular
 from poise.ingress.guard import Identity, Token
 
 MAX_FILE_BYTES = 2**20
@@ -54,17 +55,15 @@ def read_secret(path: Path) -> str:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines that say something, with their numbers."""
     try:
-        found = path.stat()
-        if found.st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"it is larger than {MAX_FILE_BYTES} bytes", file=path.name)
-        text = path.read_text("ascii")
+        mode = path.stat().st_mode
+        text = read_regular(path, MAX_FILE_BYTES).decode("ascii")
     except OSError as error:
         raise ConfigError(
             f"no token file at {str(path)!r}: {error.strerror}", expected="one token a line"
         ) from None
     except UnicodeDecodeError:
         raise ConfigError("got letters beyond ASCII", file=path.name, expected="tokens in ASCII") from None
-    if found.st_mode & stat.S_IROTH:
+    if mode & stat.S_IROTH:
         log.warning("every user of this machine may read the tokens in %s: chmod o-r", path)
     numbered = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     return [(number, line) for number, line in numbered if line and not line.startswith("#")]

@@ -12,6 +12,7 @@ from poise.domain.decoding import decode_yaml
 from poise.domain.file_struct import FileStruct
 from poise.domain.quantities import parse_bytes, require_fraction, require_not_negative
 from poise.errors import ConfigError
+from poise.files.regular import read_regular
 from poise.ingress.limits import Limits
 
 MAX_FILE_BYTES = 2**20
@@ -126,9 +127,7 @@ def open_server_file(path: Path) -> ServerFile:
         ConfigError: no such file, or one that does not decode.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"it is larger than {MAX_FILE_BYTES} bytes", file=path.name)
-        text = path.read_text("utf-8")
+        text = read_regular(path, MAX_FILE_BYTES).decode("utf-8")
     except OSError as error:
         raise ConfigError(
             f"no server file at {str(path)!r}: {error.strerror}", expected="a YAML file with format: 1"
