@@ -20,6 +20,7 @@ _NAMES = {
     ),
     "poise.errors": (
         "ConfigError",
+        "ConflictError",
         "DeadlineError",
         "ForbiddenError",
         "MalformedRequestError",
@@ -30,6 +31,7 @@ _NAMES = {
         "RequestError",
         "TooLargeError",
         "UnauthorizedError",
+        "UnknownEncodingError",
     ),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

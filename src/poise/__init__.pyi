@@ -8,6 +8,7 @@ from poise.client import ServerMetadata as ServerMetadata
 from poise.client import ServiceMetadata as ServiceMetadata
 from poise.client import TensorMetadata as TensorMetadata
 from poise.errors import ConfigError as ConfigError
+from poise.errors import ConflictError as ConflictError
 from poise.errors import DeadlineError as DeadlineError
 from poise.errors import ForbiddenError as ForbiddenError
 from poise.errors import MalformedRequestError as MalformedRequestError
@@ -18,5 +19,6 @@ from poise.errors import QueueFullError as QueueFullError
 from poise.errors import RequestError as RequestError
 from poise.errors import TooLargeError as TooLargeError
 from poise.errors import UnauthorizedError as UnauthorizedError
+from poise.errors import UnknownEncodingError as UnknownEncodingError
 
 __version__: str

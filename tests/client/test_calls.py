@@ -39,7 +39,10 @@ SERVICE = Service(
     },
 )
 WIRE = wire_of(SERVICE, 100)
-INPUTS = {"a": np.arange(18, dtype=np.float32).reshape(3, 2, 3), "b": np.arange(3, dtype=np.uint8)}
+INPUTS: dict[str, Any] = {
+    "a": np.arange(18, dtype=np.float32).reshape(3, 2, 3),
+    "b": np.arange(3, dtype=np.uint8),
+}
 UNSET = dict.fromkeys(
     ("slo_class", "deadline_ms", "floor", "priority", "outputs", "request_id", "parameters")
 )
@@ -209,6 +212,83 @@ def test_names_are_quoted():
 def test_routes_that_no_request_can_name(method, path):
     with pytest.raises(MalformedRequestError, match="expected one such as"):
         calls.ask(method, path, None)
+
+
+TWO = np.arange(2, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more", "words"),
+    [
+        (None, {"deadline_ms": np.nan}, "deadline_ms: got nan, expected a finite number"),
+        (None, {"deadline_ms": "50"}, "deadline_ms: got '50', expected a number"),
+        (None, {"deadline_ms": 10**400}, "deadline_ms: got inf, expected a finite number"),
+        (None, {"floor": np.float32("inf")}, "floor: got inf"),
+        (None, {"floor": True}, "floor: got True"),
+        (None, {"priority": 1.0}, "priority: got 1.0, expected a whole number"),
+        (None, {"priority": 2**70}, "priority: got more than 64 bits have"),
+        (None, {"slo_class": 3}, "slo_class: got 3, expected text"),
+        (None, {"request_id": 3}, "request_id: got 3, expected text"),
+        (None, {"request_id": "\ud800"}, "request_id: .*text that UTF-8 has"),
+        (None, {"outputs": "kind"}, "outputs: got 'kind', expected a list"),
+        (None, {"outputs": [1]}, "outputs: a name: got 1"),
+        (None, {"parameters": {"x": object()}}, r"parameters\['x'\]: got a value of type object"),
+        (None, {"parameters": {"x": np.nan}}, r"parameters\['x'\]: got nan"),
+        (None, {"parameters": {1: 2}}, "parameters: a name: got 1"),
+        (None, {"parameters": [1]}, "parameters: got a value of type list, expected a mapping"),
+        ([1], {}, "inputs: got a value of type list, expected a mapping"),
+        ({1: TWO}, {}, "inputs: a name: got 1"),
+        ({"chars": [[1], [2, 3]]}, {}, "input 'chars': got no array, expected lists of one length"),
+        ({"b": ["\ud800"]}, {}, "input 'b': an element: .*text that UTF-8 has"),
+    ],
+)
+def test_arguments_that_a_request_cannot_carry(inputs, more, words):
+    with pytest.raises(MalformedRequestError, match=words):
+        infer({"b": TWO} if inputs is None else inputs, **more)
+
+
+def test_numpys_numbers_are_numbers():
+    request = as_the_server_reads_it(
+        infer(
+            deadline_ms=np.float32(50),
+            floor=np.float64(0.25),
+            priority=np.int64(1),
+            outputs=np.array(["kind"]),
+            parameters={"mine": np.int8(1), "more": np.bool_(True), "most": np.str_("x")},
+        )
+    )
+    assert (request.deadline_s, request.accuracy_floor, request.priority) == (0.05, 0.25, 1)
+
+
+@pytest.mark.parametrize("service", [None, b"two", "", "\ud800"])
+def test_services_without_a_name(service):
+    for call in (calls.metadata, calls.statistics, calls.config, lambda name: calls.label(name, "q", [])):
+        with pytest.raises(MalformedRequestError, match="service: got"):
+            call(service)
+    with pytest.raises(MalformedRequestError, match="service: got"):
+        calls.infer(service, INPUTS, **UNSET)
+
+
+def endless() -> list[Any]:
+    inside: list[Any] = []
+    inside.append(inside)
+    return inside
+
+
+@pytest.mark.parametrize(
+    "labels", [2, "ab", {"a": 1}, None, [np.nan], [b"x"], [object()], np.array(3), ["\ud800"], endless()]
+)
+def test_labels_that_json_has_not(labels):
+    with pytest.raises(MalformedRequestError, match="labels: got"):
+        calls.label("two", "q", labels)
+    if isinstance(labels, list):
+        with pytest.raises(MalformedRequestError, match="value: got"):
+            calls.ask("POST", "/v2/x", labels)
+
+
+def test_labels_may_be_arrays():
+    for labels in (np.array([[2, 3]]), [np.array([2, 3])], [[2, np.int8(3)]]):
+        assert json.loads(bytes(calls.label("two", "q", labels).body[0]))["labels"] == [[2, 3]]
 
 
 def test_labels_of_any_kind():

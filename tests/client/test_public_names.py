@@ -15,6 +15,7 @@ NAMES = [
     "AsyncClient",
     "Client",
     "ConfigError",
+    "ConflictError",
     "DeadlineError",
     "ForbiddenError",
     "MalformedRequestError",
@@ -31,6 +32,7 @@ NAMES = [
     "TensorMetadata",
     "TooLargeError",
     "UnauthorizedError",
+    "UnknownEncodingError",
     "__version__",
 ]
 CALLS = ["ask", "close", "config", "infer", "label", "live", "metadata", "ready", "server", "statistics"]

@@ -37,15 +37,20 @@ def parse_url(url: str) -> Endpoint:
         ConfigError: not an http or https URL with a host.
     """
     expected = "a URL such as http://localhost:8000"
+    if not isinstance(url, str):
+        raise ConfigError(f"got a URL of type {type(url).__name__}", expected=expected)
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
-    except ValueError:
+        (parts.hostname or "").encode("idna")  # as the system's resolver does: no label too long, none empty
+    except ValueError:  # UnicodeError is one
         raise ConfigError(f"got URL {url!r}", expected=expected) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(f"got URL {url!r}", expected=expected)
     if not (url.isascii() and url.isprintable()) or " " in url:
         raise ConfigError(f"got URL {url!r}", expected=expected)
+    if port == 0:
+        raise ConfigError(f"got URL {url!r}", expected="a port that a server can have, from 1 to 65535")
     tls = parts.scheme == "https"
     return Endpoint(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
 
@@ -71,7 +76,16 @@ def head_of(endpoint: Endpoint, token: str | None) -> bytes:
     """
     lines = f"Host: {endpoint.authority}\r\n"
     if token is not None:
-        if not token or not (token.isascii() and token.isprintable()) or " " in token:
-            raise ConfigError("got a token that no header can carry", expected="printable ASCII, no spaces")
-        lines += f"Authorization: Bearer {token}\r\n"
+        lines += f"Authorization: Bearer {checked_token(token)}\r\n"
     return lines.encode("ascii")
+
+
+def checked_token(token: object) -> str:
+    """Return a token that a header can carry.
+
+    Raises:
+        ConfigError: another one.
+    """
+    if isinstance(token, str) and token and token.isascii() and token.isprintable() and " " not in token:
+        return token
+    raise ConfigError("got a token that no header can carry", expected="printable ASCII, no spaces")

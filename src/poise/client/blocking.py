@@ -16,6 +16,7 @@ from poise.client import calls
 from poise.client.address import head_of, parse_url, tls_of
 from poise.client.calls import Bytes, Call
 from poise.client.errors import NoAnswerError, reason_of
+from poise.client.plain import seconds
 from poise.client.response import BrokenResponseError, Response, ResponseReader
 from poise.client.values import Answer, ServerMetadata, ServiceMetadata
 
@@ -43,12 +44,12 @@ class Client:
         """Make a client; nothing is connected yet.
 
         Raises:
-            ConfigError: no http or https URL, or a token that no header can carry.
+            ConfigError: no http or https URL, a token that no header can carry, or no time to wait.
         """
         self._endpoint = parse_url(url)
         self._head = head_of(self._endpoint, token)
         self._tls = tls_of(self._endpoint, tls)
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("timeout_s", timeout_s)
         self._idle: list[_Connection] = []
 
     def infer(

@@ -13,6 +13,7 @@ import msgspec
 from numpy.typing import ArrayLike
 
 from poise.client.errors import RefusedError, ServerFailedError
+from poise.client.plain import listed, number, plain, text, whole
 from poise.client.response import Response
 from poise.client.tensors import decode_json_tensor, decode_tensor, encode_tensor
 from poise.client.values import Answer, ServerMetadata, ServiceMetadata
@@ -24,6 +25,13 @@ Bytes = bytes | memoryview
 
 _ERRORS = {code: error for error, code in HTTP_OF_ERROR.items()}
 _encoder = msgspec.json.Encoder()
+_ARGUMENT = {
+    "poise_class": "slo_class",
+    "poise_deadline_ms": "deadline_ms",
+    "poise_accuracy_floor": "floor",
+    "priority": "priority",
+}
+"""Which argument a parameter is given by."""
 
 
 class Call(msgspec.Struct, Generic[T], frozen=True):
@@ -95,36 +103,53 @@ def infer(
     """Return the call that asks for one job.
 
     Raises:
-        MalformedRequestError: an input that the protocol cannot carry.
+        MalformedRequestError: an input, or another argument, that the protocol cannot carry.
     """
+    if not isinstance(inputs, Mapping):
+        raise MalformedRequestError(
+            f"inputs: got a value of type {type(inputs).__name__}, expected a mapping of names to arrays"
+        )
     if not inputs:
         raise MalformedRequestError("inputs: got none, expected those of one modality at least")
     described: list[dict[str, Any]] = []
     binary: list[Bytes] = []
     for name, given in inputs.items():
-        datatype, shape, data = encode_tensor(name, given)
+        datatype, shape, data = encode_tensor(text("inputs: a name", name), given)
         size = {"binary_data_size": len(data)}
         described.append({"name": name, "datatype": datatype, "shape": shape, "parameters": size})
         binary.append(data)
-    asked = {
-        "poise_class": slo_class,
-        "poise_deadline_ms": deadline_ms,
-        "poise_accuracy_floor": floor,
-        "priority": priority,
-    }
-    given_parameters = {name: value for name, value in asked.items() if value is not None}
-    request: dict[str, Any] = {
-        "parameters": {**(parameters or {}), **given_parameters, "binary_data_output": True},
-        "inputs": described,
-    }
+    request: dict[str, Any] = {"parameters": _parameters(parameters), "inputs": described}
+    for name, as_json, value in (
+        ("poise_class", text, slo_class),
+        ("poise_deadline_ms", number, deadline_ms),
+        ("poise_accuracy_floor", number, floor),
+        ("priority", whole, priority),
+    ):
+        if value is not None:
+            request["parameters"][name] = as_json(_ARGUMENT[name], value)
     if request_id is not None:
-        request["id"] = request_id
+        request["id"] = text("request_id", request_id)
     if outputs is not None:
-        request["outputs"] = [{"name": name} for name in outputs]
-    text = _encoder.encode(request)
-    headers = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n" % len(text)
+        request["outputs"] = [{"name": text("outputs: a name", name)} for name in listed("outputs", outputs)]
+    header = _encoder.encode(request)
+    headers = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n" % len(
+        header
+    )
     path = f"{_path(service)}/infer"
-    return Call("POST", path, lambda response: _read_answer(service, response), headers, (text, *binary))
+    return Call("POST", path, lambda response: _read_answer(service, response), headers, (header, *binary))
+
+
+def _parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the parameters of a request as its caller gave them; outputs are always asked for in binary form."""
+    if given is not None and not isinstance(given, Mapping):
+        raise MalformedRequestError(
+            f"parameters: got a value of type {type(given).__name__}, expected a mapping"
+        )
+    named = {
+        text("parameters: a name", name): plain(f"parameters[{name!r}]", value)
+        for name, value in (given or {}).items()
+    }
+    return {**named, "binary_data_output": True}
 
 
 def _read_answer(service: str, response: Response) -> Answer:
@@ -206,9 +231,12 @@ def config(service: str) -> Call[dict[str, Any]]:
 
 
 def label(service: str, request_id: str, labels: Iterable[Any]) -> Call[None]:
-    """Return the call that says what would have been right, for each item of an answered request."""
-    listed = [each.item() if hasattr(each, "item") else each for each in labels]
-    body = _encoder.encode({"id": request_id, "labels": listed})
+    """Return the call that says what would have been right, for each item of an answered request.
+
+    Raises:
+        MalformedRequestError: labels that JSON has not, or no list of them.
+    """
+    body = _encoder.encode({"id": text("request_id", request_id), "labels": listed("labels", labels)})
     return Call("POST", f"{_path(service)}/labels", _check, b"Content-Type: application/json\r\n", (body,))
 
 
@@ -216,18 +244,20 @@ def ask(method: str, path: str, value: Any) -> Call[Any]:
     """Return the call for whatever else a server offers: a value as JSON, if any, and JSON back.
 
     Raises:
-        MalformedRequestError: no path that a request may have.
+        MalformedRequestError: no path that a request may have, or a value that JSON has not.
     """
-    if not (path.startswith("/") and path.isascii() and path.isprintable()) or " " in path:
+    if not (text("path", path).startswith("/") and path.isascii() and path.isprintable()) or " " in path:
         raise MalformedRequestError(f"got path {path!r}, expected one such as /v2/models/NAME/ready")
-    if not (method.isascii() and method.isalpha()):
+    if not (text("method", method).isascii() and method.isalpha()):
         raise MalformedRequestError(f"got method {method!r}, expected one such as POST")
-    body = () if value is None else (_encoder.encode(value),)
+    body = () if value is None else (_encoder.encode(plain("value", value)),)
     headers = b"Content-Type: application/json\r\n" if body else b""
     return Call(method.upper(), path, lambda response: _read(response, Any), headers, body)
 
 
 def _path(service: str) -> str:
+    if not text("service", service):
+        raise MalformedRequestError("service: got an empty text, expected a service's name")
     return f"/v2/models/{quote(service, safe='')}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from poise.client.plain import text
 from poise.client.values import from_bfloat16
 from poise.errors import MalformedRequestError
 
@@ -39,7 +40,12 @@ def encode_tensor(name: str, given: ArrayLike) -> tuple[str, tuple[int, ...], by
     Raises:
         MalformedRequestError: no array with items, or of a type that the protocol does not have.
     """
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, OverflowError):
+        raise MalformedRequestError(
+            f"input {name!r}: got no array, expected lists of one length at every level"
+        ) from None
     if array.ndim == 0:
         raise MalformedRequestError(f"input {name!r}: got a single value, expected an array of items")
     if array.dtype.kind in "OSU":
@@ -58,7 +64,7 @@ def _encode_texts(name: str, array: NDArray[Any]) -> bytes:
     parts: list[bytes] = []
     for element in array.ravel().tolist():
         if isinstance(element, str):
-            data = element.encode()
+            data = text(f"input {name!r}: an element", element).encode()
         elif isinstance(element, bytes):
             data = element
         else:
