@@ -117,6 +117,27 @@ def test_what_cannot_be_used_is_an_error(tiny, file, content, words):
 
 
 @pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "service.yaml: metric: file 'met.py' is missing"),
+        ("def other(): ...", "service.yaml: metric: met.py has no function 'score'"),
+        (
+            "import nothing_of_the_kind",
+            "service.yaml: metric: met.py fails when imported: ModuleNotFoundError",
+        ),
+    ],
+)
+def test_the_metric_is_opened_too(tiny, code, words):
+    text = tiny.file.read_text()
+    tiny.file.write_text(text + "metric: python:met:score\n")
+    if code is not None:
+        (tiny.root / "met.py").write_text(code)
+    with pytest.raises(ConfigError) as caught:
+        check_service(open_service(tiny.root))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "words", "status"),
     [
         (

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import subprocess
+from subprocess import PIPE
 from typing import Any, get_args
 
-from tests.servers import DATATYPES, TINY, Server, copy_tiny, json_request, serving
+from tests.servers import DATATYPES, POISE, TINY, Server, copy_tiny, json_request, serving
 
 from poise.adapting.decision import Decision, Outcome
 from poise.domain.allocation import Allocation, Workers
@@ -50,6 +52,18 @@ def test_the_least_that_is_logged_can_be_set(tmp_path):
     with serving(copy_tiny(tmp_path / "tiny", workers=1), "--log-level", "warning") as server:
         assert server.terminate() == 0
         assert not server.log()
+
+
+def test_json_lines_are_all_there_is_on_stderr_also_for_people():
+    command = [*POISE, "serve", str(TINY / "emulated.yaml"), "--port", "0", "--log-json"]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "served at" in process.stdout.readline()
+        process.terminate()
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(log.splitlines()[-1])["message"] == "stopped; every accepted job was answered"
+    assert all(json.loads(line) for line in log.splitlines())
 
 
 def decision(**more) -> Decision:

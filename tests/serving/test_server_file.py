@@ -9,7 +9,7 @@ from tests.serving.test_adapted_server import EMULATED, emulated_service
 from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_now, tokens_of
 from poise.errors import ConfigError
 from poise.serving.deployment import CellSettings
-from poise.serving.server_file import Address, ServerFile, open_server_file
+from poise.serving.server_file import Address, GrpcAddress, ServerFile, open_server_file
 
 WHOLE = """
 format: 1
@@ -39,7 +39,7 @@ def opened(tmp_path: Path, text: str) -> ServerFile:
 def test_everything_that_a_file_may_say(tmp_path):
     file = opened(tmp_path, WHOLE)
     assert file.http == Address(host="127.0.0.1", port=9000)
-    assert file.grpc == Address(port=9010)
+    assert file.grpc == GrpcAddress(port=9010)
     assert file.tls is not None
     assert (file.tls.certificate, file.tls.key) == (str(tmp_path / "tls/cert.pem"), "/etc/poise/key.pem")
     assert file.tokens is not None
@@ -64,7 +64,20 @@ def test_everything_that_a_file_may_say(tmp_path):
             r"server.yaml:2: htp: unknown field 'htp', expected one of format, http",
         ),
         ("format: 1\nhttp: {port: 70000}", r"server.yaml:2: http.*got port 70000, expected 0 to 65535"),
-        ("format: 1\nhttp: {}", r"server.yaml:2: http: missing field 'port'"),
+        ("format: 1\ninsecure: true\ngrace_s: -1", r"server.yaml:3: grace_s: got -1.0, expected a finite"),
+        ("format: 1\n\narena: 5XB", r"server.yaml:3: arena: got '5XB', expected a positive size"),
+        (
+            "format: 1\nhttp: {port: 8001}",
+            r"server.yaml:1: grpc: got port 8001, which is HTTP's, expected another",
+        ),
+        (
+            "format: 1\nhttp: {host: 127.0.0.1, port: 5}\ngrpc: {port: 5}",
+            r"server.yaml:3: grpc: got port 5, which is HTTP's",
+        ),
+        (
+            "format: 1\nlimits:\n  body_bytes: 9\n  bodies_bytes: 8",
+            r"server.yaml:4: limits.bodies_bytes: got 8, expected at least the 9 of body_bytes",
+        ),
         ("format: 1\n\nlimits:\n  body_byts: 1", r"server.yaml:4: limits.body_byts: unknown field"),
         (
             "format: 1\nlimits: {connections: 0}",
@@ -81,13 +94,60 @@ def test_everything_that_a_file_may_say(tmp_path):
             r"server.yaml:2: telemetry.log_level: got 'loud', expected one of",
         ),
         ("format: 1\ntelemetry: {sample_frac: 2}", r"got sample_frac 2.0, expected a number from 0 to 1"),
-        ("format: 1\narena: much", r"got arena 'much', expected a positive size"),
+        ("format: 1\narena: much", r"server.yaml:2: arena: got 'much', expected a positive size"),
         ("format: 1\nformat: 1", r"server.yaml:2: format: duplicate key"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words):
     with pytest.raises(ConfigError, match=words):
         opened(tmp_path, text)
+
+
+def test_every_field_but_the_format_has_a_default(tmp_path):
+    file = opened(tmp_path, "format: 1\nhttp: {host: localhost}\ngrpc: {host: localhost}")
+    assert (file.http.port, file.grpc and file.grpc.port) == (8000, 8001)
+    assert opened(tmp_path, "format: 1\nhttp: {}\ngrpc: {}") == ServerFile(format=1)
+    assert opened(tmp_path, "format: 1\nhttp: {host: localhost, port: 5}\ngrpc: {host: '::1', port: 5}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (Flags(origins=("foo",)), r"origins: got 'foo', expected https://HOST"),
+        (Flags(port=65535), r"got port 65536"),
+        (Flags(port=8001, grpc_port=8001), r"grpc: got port 8001, which is HTTP's, expected another"),
+        (Flags(grpc=False, grpc_port=5), r"got --no-grpc and --grpc-port, expected one of them"),
+        (Flags(grace_s=float("nan")), r"grace_s: got nan"),
+    ],
+)
+def test_flags_that_do_not_do_are_the_operators_fault(flags, words):
+    with pytest.raises(ConfigError, match=words):
+        server_file_of(flags)
+
+
+@pytest.mark.parametrize("endpoint", ["http://", "http://host:99999", "host:4318", "http://:4318"])
+def test_an_endpoint_that_is_no_url(endpoint):
+    with pytest.raises(ConfigError, match=r"otel_endpoint: got .*, expected http://HOST:PORT"):
+        settings_of(server_file_of(Flags(otel_endpoint=endpoint)), CellSettings())
+
+
+def test_a_larger_body_has_room_among_all_bodies():
+    limits = server_file_of(Flags(max_body_mb=1024.0)).limits
+    assert limits.bodies_bytes >= limits.body_bytes == 2**30
+
+
+def test_grpc_comes_back_by_its_flag(tmp_path):
+    opened(tmp_path, "format: 1\ngrpc: null")
+    config = tmp_path / "server.yaml"
+    assert server_file_of(Flags(config=config)).grpc is None
+    assert server_file_of(Flags(config=config, grpc=True)).grpc == GrpcAddress()
+
+
+def test_one_secret_is_not_for_two(tmp_path):
+    token = f"sha256: {'a' * 64}"
+    file = opened(tmp_path, f"format: 1\ntokens: [{{name: a, {token}}}, {{name: b, {token}}}]")
+    with pytest.raises(ConfigError, match="tokens: got the secret of 'a' for 'b' too"):
+        tokens_of(file, None)
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -118,10 +178,10 @@ def test_flags_beat_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "grpc"),
     [
-        (Flags(), Address(port=8001)),
-        (Flags(port=9000), Address(port=9001)),
-        (Flags(port=0), Address(port=0)),
-        (Flags(port=9000, grpc_port=7), Address(port=7)),
+        (Flags(), GrpcAddress(port=8001)),
+        (Flags(port=9000), GrpcAddress(port=9001)),
+        (Flags(port=0), GrpcAddress(port=0)),
+        (Flags(port=9000, grpc_port=7), GrpcAddress(port=7)),
         (Flags(grpc=False), None),
     ],
 )

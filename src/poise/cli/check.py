@@ -12,6 +12,7 @@ from poise.cli.console import out, print_json, warning_line
 from poise.domain.profile import Profile
 from poise.domain.service import Service
 from poise.files import FrontierCache, ServiceFolder, load_labelled, open_service
+from poise.files.metric import metric_file, open_metric
 from poise.planning.default_allocation import initial_allocation
 from poise.planning.service_model import ServiceModel
 from poise.runtimes import mode_labels, open_variant
@@ -45,9 +46,11 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print what was found on stdout, as JSON.")] = False,
 ) -> None:
     """Check a service file and everything that it names: models, arrays, profile."""
-    checked = check_service(open_service(service))
+    folder = open_service(service)
+    checked = check_service(folder)
     if config is not None:
-        _check_server_file(config)
+        more = _check_server_file(config, folder.service)
+        checked = msgspec.structs.replace(checked, warnings=(*checked.warnings, *more))
     for warning in checked.warnings:
         warning_line(warning)
     if json:
@@ -61,19 +64,27 @@ def check(
         out.print(f"[green]ok[/] {name}: {count} items")
 
 
-def _check_server_file(config: Path) -> None:
-    """Open everything that a server file names.
+def _check_server_file(config: Path, service: Service) -> list[str]:
+    """Open everything that a server file names; return what should be known of it with a service.
 
     Raises:
         ConfigError: the first thing that cannot be used.
     """
-    from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of
+    from poise.cli.server_settings import (
+        Flags,
+        classes_without_a_service,
+        server_file_of,
+        settings_of,
+        tokens_of,
+    )
+    from poise.serving.arena import plan_layout
     from poise.serving.deployment import CellSettings
     from poise.serving.server import tls_of
 
     file = server_file_of(Flags(config=config))
     tls_of(settings_of(file, CellSettings()))
-    tokens_of(file, None)
+    plan_layout(service, file.arena_bytes, file.ingress + 1)
+    return classes_without_a_service(tokens_of(file, None), [service])
 
 
 def check_service(folder: ServiceFolder) -> Checked:
@@ -84,6 +95,8 @@ def check_service(folder: ServiceFolder) -> Checked:
     """
     service = folder.service
     folder.check_model_files()
+    if metric_file(folder) is not None:
+        open_metric(folder)
     emulated = any(variant.runtime == "emulated" for variant in service.variants.values())
     profile = folder.load_profile() if emulated or _profile_path(folder).is_file() else None
     policy_named(service.scheduler.policy)

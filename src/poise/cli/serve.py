@@ -221,7 +221,12 @@ def serve(
         lambda listening: _tell(listening, names, as_json=as_json),
         lambda: tokens_now(flags, file),
     )
-    if status:
+    if file.telemetry.log_json:  # then every line on stderr is JSON
+        if status:
+            log.error("stopped before every accepted job was answered")
+        else:
+            log.info("stopped; every accepted job was answered")
+    elif status:
         error_line("stopped before every accepted job was answered")
     elif not as_json:
         err.print("stopped; every accepted job was answered", highlight=False)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec.structs import replace
 
+from poise.domain.service import Service
 from poise.errors import ConfigError
 from poise.ingress.guard import Identity, Token
 from poise.ingress.tokens import read_secret, read_token_file
 from poise.serving.deployment import CellSettings
 from poise.serving.server import ServerSettings
 from poise.serving.server_file import (
+    LOOPBACK,
     Address,
+    GrpcAddress,
     ServerFile,
     Telemetry,
     TlsFiles,
@@ -62,6 +67,19 @@ def server_file_of(flags: Flags) -> ServerFile:
         ConfigError: a file that cannot be used, or flags that do not go together.
     """
     file = ServerFile(format=1) if flags.config is None else open_server_file(flags.config)
+    try:
+        return _with_flags(file, flags)
+    except ValueError as error:  # what the server file's own checks say of a flag
+        raise ConfigError(f"the flags do not do: {error}") from None
+
+
+def _with_flags(file: ServerFile, flags: Flags) -> ServerFile:
+    """Return a server file as the flags change it.
+
+    Raises:
+        ValueError: a value that the server file may not have.
+        ConfigError: flags that do not go together.
+    """
     given = {
         name: value
         for name in (
@@ -76,16 +94,19 @@ def server_file_of(flags: Flags) -> ServerFile:
         )
         if (value := getattr(flags, name)) is not None
     }
+    limits = file.limits
+    if flags.max_body_mb is not None:
+        body_bytes = round(flags.max_body_mb * 2**20)
+        limits = replace(limits, body_bytes=body_bytes, bodies_bytes=max(limits.bodies_bytes, body_bytes))
     file = replace(
         file,
         **given,
+        limits=limits,
         http=_http(flags, file.http),
         grpc=_grpc(flags, file),
         tls=_tls(flags, file),
         telemetry=_telemetry(flags, file.telemetry),
     )
-    if flags.max_body_mb is not None:
-        file = replace(file, limits=replace(file.limits, body_bytes=round(flags.max_body_mb * 2**20)))
     if flags.arena_mb is not None:
         file = replace(file, arena=round(flags.arena_mb * 2**20))
     return file
@@ -97,7 +118,7 @@ def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
     Raises:
         ConfigError: a cache folder that is none.
     """
-    host = file.http.host or "127.0.0.1"
+    host = file.http.host or LOOPBACK
     cache = None if file.cache is None else Path(file.cache)
     if cache is not None and not cache.is_dir():
         raise ConfigError(f"got {str(cache)!r}", field="cache", expected="a folder that is there")
@@ -134,6 +155,15 @@ def tokens_of(file: ServerFile, token_file: Path | None) -> tuple[Token, ...] | 
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"got name {name!r} twice", field="tokens", expected="each once")
+    held: dict[bytes, str] = {}
+    for token in tokens:
+        other = held.setdefault(token.digest, token.identity.name)
+        if other != token.identity.name:
+            raise ConfigError(
+                f"got the secret of {other!r} for {token.identity.name!r} too",
+                field="tokens",
+                expected="a secret for each",
+            )
     return tuple(tokens)
 
 
@@ -154,6 +184,16 @@ def tokens_now(flags: Flags, begun: ServerFile) -> tuple[Token, ...] | None:
     return tokens_of(file, flags.token_file)
 
 
+def classes_without_a_service(tokens: Sequence[Token] | None, services: Collection[Service]) -> list[str]:
+    """Return, in words, which classes tokens name that none of some services has."""
+    known = {name for service in services for name in service.classes}
+    return [
+        f"token {token.identity.name} may send jobs of class {name}, which no service here has"
+        for token in tokens or ()
+        for name in sorted((token.identity.classes or frozenset()) - known)
+    ]
+
+
 def _token(entry: TokenEntry) -> Token:
     classes = None if entry.classes is None else frozenset(entry.classes)
     identity = Identity(entry.name, classes, entry.admin)
@@ -170,18 +210,20 @@ def _http(flags: Flags, address: Address) -> Address:
     )
 
 
-def _grpc(flags: Flags, file: ServerFile) -> Address | None:
+def _grpc(flags: Flags, file: ServerFile) -> GrpcAddress | None:
     """Return where gRPC is spoken: as the file says, or at the port after HTTP's, or at a free one as HTTP is."""
     if flags.grpc is False:
+        if flags.grpc_port is not None:
+            raise ConfigError("got --no-grpc and --grpc-port", expected="one of them")
         return None
     if flags.grpc_port is not None:
-        return Address(host=None if file.grpc is None else file.grpc.host, port=flags.grpc_port)
+        return GrpcAddress(host=None if file.grpc is None else file.grpc.host, port=flags.grpc_port)
     if file.grpc is None and not flags.grpc:
         return None
     if flags.port is not None:
         host = None if file.grpc is None else file.grpc.host
-        return Address(host=host, port=flags.port and flags.port + 1)
-    return file.grpc
+        return GrpcAddress(host=host, port=flags.port and flags.port + 1)
+    return file.grpc or GrpcAddress()
 
 
 def _telemetry(flags: Flags, telemetry: Telemetry) -> Telemetry:
@@ -202,11 +244,19 @@ def _tracing(telemetry: Telemetry) -> Tracing | None:
     endpoint = telemetry.otel_endpoint
     if not endpoint:
         return None
-    if not endpoint.startswith(("http://", "https://")):
+    if not _is_collector(endpoint):
         raise ConfigError(
             f"got {endpoint!r}", field="otel_endpoint", expected="http://HOST:PORT of a collector"
         )
     return Tracing(endpoint=endpoint, sample_frac=telemetry.sample_frac)
+
+
+def _is_collector(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def _tls(flags: Flags, file: ServerFile) -> TlsFiles | None:

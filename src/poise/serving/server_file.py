@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from poise.ingress.limits import Limits
 
 MAX_FILE_BYTES = 2**20
 MAX_INGRESS = 64
+LOOPBACK = "127.0.0.1"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}\Z")
 
@@ -27,13 +29,19 @@ class Address(FileStruct, frozen=True, kw_only=True):
     """Where one protocol is spoken; port 0 takes a free one. Without a host it is that of HTTP."""
 
     host: str | None = None
-    port: int
+    port: int = 8000
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"got port {self.port}, expected 0 to 65535")
         if self.host == "":
             raise ValueError("got an empty host, expected an address or a name of this machine")
+
+
+class GrpcAddress(Address, frozen=True, kw_only=True):
+    """Where gRPC is spoken."""
+
+    port: int = 8001
 
 
 class TlsFiles(FileStruct, frozen=True, kw_only=True):
@@ -85,8 +93,8 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
     """
 
     format: Literal[1]
-    http: Address = Address(port=8000)
-    grpc: Address | None = Address(port=8001)
+    http: Address = Address()
+    grpc: GrpcAddress | None = GrpcAddress()
     insecure: bool = False
     tls: TlsFiles | None = None
     tokens: tuple[TokenEntry, ...] | None = None
@@ -102,10 +110,11 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
     arena: str | int = "512MiB"
 
     def __post_init__(self) -> None:
-        require_not_negative(self.grace_s, "grace_s")
+        _check_named("grace_s", lambda: require_not_negative(self.grace_s, "grace_s"))
         if not 0 <= self.ingress <= MAX_INGRESS:
             raise ValueError(f"ingress: got {self.ingress}, expected 0 to {MAX_INGRESS}")
-        parse_bytes(self.arena, "arena")
+        _check_named("arena", lambda: self.arena_bytes)
+        self._check_together()
         names = [token.name for token in self.tokens or ()]
         for name in names:
             if names.count(name) > 1:
@@ -114,10 +123,36 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
             if not re.match(r"https?://[^/]+/?\Z", origin):
                 raise ValueError(f"origins: got {origin!r}, expected https://HOST or https://HOST:PORT")
 
+    def _check_together(self) -> None:
+        """Raise ValueError unless the addresses differ and one body fits into what all bodies may take."""
+        limits, grpc = self.limits, self.grpc
+        if limits.bodies_bytes < limits.body_bytes:
+            raise ValueError(
+                f"limits.bodies_bytes: got {limits.bodies_bytes}, "
+                f"expected at least the {limits.body_bytes} of body_bytes"
+            )
+        if grpc is None or grpc.port == 0 or grpc.port != self.http.port:
+            return
+        host = self.http.host or LOOPBACK
+        if host == (grpc.host or host):
+            raise ValueError(f"grpc: got port {grpc.port}, which is HTTP's, expected another")
+
     @property
     def arena_bytes(self) -> int:
         """The shared memory for the tensors of waiting jobs. Units: bytes."""
         return parse_bytes(self.arena, "arena")
+
+
+def _check_named(field: str, check: Callable[[], object]) -> None:
+    """Check a field, and begin what is wrong with the field's name, by which its line is found.
+
+    Raises:
+        ValueError: what the check says.
+    """
+    try:
+        check()
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).replace(f'got {field} ', 'got ', 1)}") from None
 
 
 def open_server_file(path: Path) -> ServerFile:
