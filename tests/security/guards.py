@@ -208,7 +208,7 @@ def no_door(door: Any, details: Any) -> Any:
 
 
 FOUND = grpc_server._Door.service
-BIG = 2**40
+BIG = 2**31 - 1
 
 GUARDS = (
     # who may ask

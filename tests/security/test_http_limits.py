@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 from tests.security.target import INFER, StubGate, Target, attacked, in_chunks, infer, request, wave
 
+from poise.ingress import http_chunks
 from poise.ingress.http_stream import State
 from poise.ingress.routes import Reply
 
@@ -46,6 +47,27 @@ def test_a_body_in_chunks_over_the_cap_is_refused():
     with attacked(body_bytes=1000) as target:
         assert target.ask(in_chunks(padded(600), b" " * 401))[0] == 413
         assert target.ask(in_chunks(padded(600), b" " * 400))[0] == 200
+
+
+def test_a_body_that_finds_no_memory_is_refused_and_holds_nothing(monkeypatch):
+    def none(*_: object) -> memoryview:
+        raise MemoryError
+
+    class NoMemory(bytearray):
+        def __iadd__(self, data: object) -> "NoMemory":
+            raise MemoryError
+
+    with attacked() as target:
+        monkeypatch.setattr(target.app, "room_for", none)
+        client = target.connect()
+        for _ in range(2):  # the connection goes on once the body was thrown away
+            head, _, body = infer(padded(400_000)).partition(b"\r\n\r\n")
+            client.send(head + b"\r\n\r\n")
+            assert client.reply()[0] == 503
+            client.send(body)
+        monkeypatch.setattr(http_chunks, "bytearray", NoMemory, raising=False)
+        assert target.ask(in_chunks(padded(600)))[0] == 503
+        assert target.do(lambda: target.server.bodies_bytes) == 0
 
 
 def test_a_chunk_over_the_cap_is_refused_by_its_size_alone():

@@ -42,7 +42,6 @@ class HttpConnection(Stream):
     """One client's connection, and the request that it is at."""
 
     __slots__ = (
-        "_begun",
         "_body",
         "_chunks",
         "_discard",
@@ -59,7 +58,6 @@ class HttpConnection(Stream):
     def __init__(self, server: HttpServer) -> None:
         super().__init__(server)
         self._state = State.HEAD
-        self._begun = False  # a head has begun to come in
         self._keep_alive = True
         self._request: HttpRequest | None = None
         self._route: Route | None = None
@@ -170,6 +168,11 @@ class HttpConnection(Stream):
         assert self._transport is not None
         return self._state is State.REPLY or self._transport.get_write_buffer_size() > 0
 
+    @property
+    def replying(self) -> HttpRequest | None:
+        """The request that is there whole and has no reply yet; None where there is none."""
+        return self._request if self._state is State.REPLY else None
+
     # Requests
 
     @property
@@ -258,7 +261,11 @@ class HttpConnection(Stream):
             self._chunks = ChunkedBody(limits.body_bytes)
             self._state = State.CHUNKS
             return at
-        self._body = server.app.room_for(self._request, length)
+        try:
+            self._body = server.app.room_for(self._request, length)
+        except MemoryError:
+            self._decline(error_reply(503, "there is no memory for the body"), length)
+            return at
         self._body[: end - at] = memoryview(data)[at:end]
         self._filled = end - at
         self._state = State.BODY
@@ -272,6 +279,9 @@ class HttpConnection(Stream):
             reached = chunks.feed(data, at, end)
         except RequestError as error:
             self._reply(reply_to(error, close=True))
+            return end
+        except MemoryError:
+            self._reply(error_reply(503, "there is no memory for the body", close=True))
             return end
         grown = len(chunks.content) - before
         if not server.take_body(grown):
@@ -372,17 +382,6 @@ class HttpConnection(Stream):
             return
         self._state = State.HEAD
         self._await_head()
-
-    def _await_head(self) -> None:
-        self._begun = False
-        if not self._paused:
-            self.deadline_s = self._server.now_s() + self._server.limits.idle_s
-
-    def _await_rest_of_head(self) -> None:
-        """Give a head its time, once: not anew with each byte of it."""
-        if not self._begun:
-            self._begun = True
-            self.deadline_s = self._server.now_s() + self._server.limits.head_s
 
     def _forget_request(self) -> None:
         if self._taken:

@@ -42,11 +42,22 @@ class Stream(asyncio.BufferedProtocol):
     What is held is bounded: nothing more is read while there is much of it, or while the client does not read.
     """
 
-    __slots__ = ("_held", "_paused", "_reading", "_resting", "_server", "_transport", "_unsent", "deadline_s")
+    __slots__ = (
+        "_begun",
+        "_held",
+        "_paused",
+        "_reading",
+        "_resting",
+        "_server",
+        "_transport",
+        "_unsent",
+        "deadline_s",
+    )
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
+        self._begun = False  # a head has begun to come in
         self._held = b""
         self._resting = False  # what is held is taken up at the next turn
         self._reading = True
@@ -104,6 +115,17 @@ class Stream(asyncio.BufferedProtocol):
         """Give a client that goes on sending the time that so many bytes may take."""
         limits, now_s = self._server.limits, self._server.now_s()
         self.deadline_s = min(self.deadline_s + size / limits.body_bytes_per_s, now_s + limits.body_s)
+
+    def _await_head(self) -> None:
+        self._begun = False
+        if not self._paused:
+            self.deadline_s = self._server.now_s() + self._server.limits.idle_s
+
+    def _await_rest_of_head(self) -> None:
+        """Give a head its time, once: not anew with each byte of it."""
+        if not self._begun:
+            self._begun = True
+            self.deadline_s = self._server.now_s() + self._server.limits.head_s
 
     def _await_taking(self) -> None:
         """Give the client time to read some of what waits for it."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from poise.domain.quantities import require_at_least_one, require_positive
+from poise.domain.quantities import require_at_least_one, require_positive, require_within
+
+MOST = 2**31 - 1
+"""Of anything: gRPC takes no greater numbers, and a body that is longer finds no memory."""
+MOST_TOGETHER_BYTES = 2**50
+LONGEST_S = 1e6
+"""gRPC counts milliseconds."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,15 +37,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     take_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "body_bytes",
-            "bodies_bytes",
-            "head_bytes",
-            "headers",
-            "json_depth",
-            "tensors",
-            "connections",
-        ):
-            require_at_least_one(getattr(self, name), name)
-        for name in ("head_s", "body_s", "body_bytes_per_s", "idle_s", "take_s"):
+        for name in ("body_bytes", "head_bytes", "headers", "json_depth", "tensors", "connections"):
+            _require_count(getattr(self, name), MOST, name)
+        _require_count(self.bodies_bytes, MOST_TOGETHER_BYTES, "bodies_bytes")
+        require_positive(self.body_bytes_per_s, "body_bytes_per_s")
+        for name in ("head_s", "body_s", "idle_s", "take_s"):
             require_positive(getattr(self, name), name)
+            require_within(getattr(self, name), 0.0, LONGEST_S, name)
+
+
+def _require_count(value: int, most: int, name: str) -> None:
+    require_at_least_one(value, name)
+    if value > most:
+        raise ValueError(f"got {name} {value!r}, expected at most {most}")
