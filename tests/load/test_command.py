@@ -42,13 +42,20 @@ def folder(tmp_path: Path, items: Any) -> Path:
 
 
 @pytest.fixture
-def url(serve: Any) -> Iterator[str]:
+def tinies() -> list[Any]:
+    """The server that ``url`` runs, to look into."""
+    return []
+
+
+@pytest.fixture
+def url(serve: Any, tinies: list[Any]) -> Iterator[str]:
     """The root of a server that runs until the test is over."""
     urls: list[str] = []
     up, over = threading.Event(), threading.Event()
 
     async def run() -> None:
-        async with serve() as (_, endpoint):
+        async with serve() as (tiny, endpoint):
+            tinies.append(tiny)
             urls.append(endpoint.url)
             up.set()
             await asyncio.to_thread(over.wait)
@@ -121,6 +128,17 @@ def test_what_cannot_be_loaded_says_so_before_anything_is_sent(folder, words, me
     result = call("http://127.0.0.1:9", "--service", folder, *words)
     assert isinstance(result.exception, ConfigError)
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("by", ["file", "environment"])
+def test_the_token_is_sent(folder, url, tinies, monkeypatch, by):
+    secret = "s" * 32
+    (folder / "token").write_text(secret)
+    options = ["--token-file", folder / "token"] if by == "file" else []
+    monkeypatch.setenv("POISE_TOKEN", "another" if by == "file" else secret)
+    result = call(url, "--service", folder, "--rate", 20, "--duration", 0.5, "--process", "even", *options)
+    assert result.exit_code == 0, result.output
+    assert {seen.authorization for seen in tinies[0].seen} == {f"Bearer {secret}"}
 
 
 def test_a_service_without_test_items(folder, url):

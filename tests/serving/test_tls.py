@@ -2,7 +2,10 @@
 
 import contextlib
 import http.client
+import json
+import re
 import ssl
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +13,7 @@ import grpc
 import pytest
 import tritonclient.grpc as triton_grpc
 import trustme
-from tests.servers import Server, serving
+from tests.servers import POISE, Server, serving
 from tests.serving.test_adapted_server import emulated_service
 from tests.serving.test_reload import STATIC, reload
 from tests.serving.test_server import refused_start
@@ -111,6 +114,48 @@ def test_clients_show_a_certificate_where_one_is_asked_for(tmp_path, authority):
         with pytest.raises(triton_grpc.InferenceServerException) as refused:
             grpc_is_live(server, authority)
         assert refused.value.status() == str(grpc.StatusCode.UNAVAILABLE)
+
+
+def test_every_command_shows_a_certificate_where_one_is_asked_for(tmp_path, authority):
+    service = emulated_service(tmp_path / "tiny", STATIC)
+    certificate, key = authority.client()
+    trusts, shows = ("--ca", str(authority.ca)), ("--cert", str(certificate), "--key", str(key))
+    sent = ("--service", str(service), "--rate", "20", "--duration", "0.5", "--process", "even", "--json")
+    with serving(service, *flags(authority), "--tls-client-ca", str(authority.ca)) as server:
+        for command in (
+            ("infer", server.url, str(service / "test.npz"), "--json"),
+            ("load", server.url, *sent),
+            ("reload", server.url),
+        ):
+            done, without, stranger = (
+                subprocess.run(
+                    [*POISE, *command, *given], capture_output=True, text=True, timeout=100, check=False
+                )
+                for given in ((*trusts, *shows), trusts, ())
+            )
+            assert done.returncode == 0, done.stderr
+            if command[0] == "load":
+                assert json.loads(done.stdout)["run"]["answered"] == 10
+            for refused in (without, stranger):
+                assert refused.returncode == 2, refused.stdout
+                assert "a running server" in refused.stderr
+                assert "Traceback" not in refused.stderr
+            assert re.search("certificate (verify failed|not trusted)", stranger.stderr), stranger.stderr
+        assert server.terminate() == 0
+
+
+def test_settings_of_tls_for_a_server_without(tmp_path, authority, tiny):
+    url, ca = "http://127.0.0.1:9", ("--ca", str(authority.ca))
+    for command in (
+        ("infer", url, str(tiny / "test.npz")),
+        ("load", url, "--service", str(tiny), "--rate", "20", "--duration", "0.5"),
+        ("reload", url),
+    ):
+        ended = subprocess.run(
+            [*POISE, *command, *ca], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert ended.returncode == 2
+        assert "expected an https URL" in ended.stderr
 
 
 def test_nothing_older_than_tls_1_2_is_spoken(authority, monkeypatch):

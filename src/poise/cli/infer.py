@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -14,6 +14,7 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from poise.cli.connecting import Ca, Cert, Key, TokenFile, tls_with, token_of
 from poise.cli.console import out, print_json
 from poise.client import Answer, Client, NoAnswerError, ServerFailedError, ServiceMetadata
 from poise.errors import ConfigError
@@ -21,7 +22,6 @@ from poise.errors import ConfigError
 Arrays = dict[str, NDArray[Any]]
 TOP = 3
 SERVICE = "/v2/models/"
-TOKEN = "POISE_TOKEN"
 
 
 def infer(
@@ -38,19 +38,20 @@ def infer(
     slo_class: Annotated[str | None, typer.Option("--class", help="The SLO class.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="A deadline shorter than the class's.")] = None,
     floor: Annotated[float | None, typer.Option(help="An accuracy floor.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help=f"The server's token (default: that in {TOKEN}, if any).")
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Send one request and print the outputs, the modality sets used, variant, accuracy and times."""
     first, last = _range(item, items)
-    arrays = {name: array[first:last] for name, array in _load(file).items()}
+    arrays = _load(file)
     root, _, path = url.rstrip("/").partition(SERVICE)
     try:
-        with Client(root, token=_token(token_file)) as client:
+        with Client(root, token=token_of(token_file), tls=tls_with(ca, cert, key)) as client:
             service = unquote(path) if path else _only_service(client, root)
-            chosen = _choose(client.metadata(service), arrays, modalities)
+            chosen = _cut(_choose(client.metadata(service), arrays, modalities), first, last, file)
             begin = time.perf_counter()
             answer = client.infer(service, chosen, slo_class=slo_class, deadline_ms=deadline_ms, floor=floor)
             total_s = time.perf_counter() - begin
@@ -60,16 +61,6 @@ def infer(
         print_json(_described(answer, total_s))
     else:
         _show(answer, first, total_s)
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get(TOKEN)
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"cannot be read: {reason}", file=str(file), expected="a token") from None
 
 
 def _range(item: int | None, items: str | None) -> tuple[int, int | None]:
@@ -84,14 +75,38 @@ def _range(item: int | None, items: str | None) -> tuple[int, int | None]:
 
 
 def _load(file: Path) -> Arrays:
+    expected = "an .npz with an array for each input, as numpy.savez writes it"
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
-        )
-        raise ConfigError(f"not an npz of plain arrays: {reason}", file=str(file)) from None
+        with file.open("rb") as opened:
+            if not zipfile.is_zipfile(opened):
+                raise ConfigError("it is no .npz", file=str(file), expected=expected)
+            with np.load(opened, allow_pickle=False) as archive:
+                return {name: _array(archive, name, file) for name in archive.files}
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror or 'it is damaged'}", file=str(file), expected=expected
+        ) from None
+    except zipfile.BadZipFile:
+        raise ConfigError("it is damaged", file=str(file), expected=expected) from None
+
+
+def _array(archive: Any, name: str, file: Path) -> NDArray[Any]:
+    """Return an array of an archive.
+
+    Raises:
+        ConfigError: it is damaged, holds Python objects, or is no array of items.
+    """
+    try:
+        array = archive[name]
+    except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        array = None
+    if isinstance(array, np.ndarray) and array.ndim:
+        return array
+    raise ConfigError(
+        f"{name!r} is no array of items, or is damaged",
+        file=str(file),
+        expected="arrays of numbers or text, the items first",
+    )
 
 
 def _only_service(client: Client, root: str) -> str:
@@ -118,12 +133,29 @@ def _choose(service: ServiceMetadata, arrays: Arrays, modalities: str | None) ->
             raise ConfigError(
                 f"the file has no array {tensor.name!r}", expected=f"all inputs of {modalities}"
             )
-    if not chosen or not all(len(array) for array in chosen.values()):
+    if not chosen:
         raise ConfigError(
-            "the file has nothing to send",
-            expected=f"arrays named {[tensor.name for tensor in service.inputs]}, and such items",
+            f"the file has nothing to send: its arrays are {', '.join(sorted(arrays)) or 'none'}",
+            expected=f"arrays named as the service's inputs: {', '.join(tensor.name for tensor in service.inputs)}",
         )
     return chosen
+
+
+def _cut(arrays: Arrays, first: int, last: int | None, file: Path) -> Arrays:
+    """Return the items to send.
+
+    Raises:
+        ConfigError: there are none of them.
+    """
+    count = min(len(array) for array in arrays.values())
+    if first >= (count if last is None else min(last, count)):
+        asked = f"item {first}" if last == first + 1 else f"items {first}:{'' if last is None else last}"
+        raise ConfigError(
+            f"got {asked}, and the file has {count:,} items",
+            file=str(file),
+            expected="some of them, counted from 0",
+        )
+    return {name: array[first:last] for name, array in arrays.items()}
 
 
 def _described(answer: Answer, total_s: float) -> dict[str, Any]:

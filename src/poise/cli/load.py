@@ -12,8 +12,10 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from poise.cli.connecting import Ca, Cert, Key, TokenFile, tls_with, token_of
 from poise.cli.console import err, out, print_json, warning_line
 from poise.cli.workload_flags import OpenedWorkload, WorkloadFlags, open_flags, takes_workload
+from poise.client.address import tls_of
 from poise.domain.service import Service
 from poise.errors import ConfigError
 from poise.files import LabelledItems, ServiceFolder, load_labelled, open_service
@@ -50,9 +52,10 @@ def load(
     min_jobs: Annotated[
         int, typer.Option(help="With fewer jobs a run is not valid.", min=0, rich_help_panel=SENDING)
     ] = 1000,
-    token: Annotated[
-        str | None, typer.Option(envvar="POISE_TOKEN", help="The server's token.", rich_help_panel=SENDING)
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     report: Annotated[Path | None, typer.Option(help="Write the report to this file, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the run's course to this PNG file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report on stdout, as JSON.")] = False,
@@ -65,6 +68,15 @@ def load(
     from poise.load import LoadOptions, load_report, parse_url, run_load
 
     endpoint = parse_url(url)
+    options = LoadOptions(
+        connections=connections,
+        warm_up=warm_up,
+        grace_s=grace_s,
+        min_jobs=min_jobs,
+        token=token_of(token_file),
+        tls=tls_with(ca, cert, key),
+    )
+    tls_of(endpoint, options.tls)  # before anything is drawn
     folder = open_service(service)
     declared = folder.service
     opened = open_flags(flags)
@@ -77,9 +89,7 @@ def load(
             _test_items(folder),
             endpoint,
             contents=streams(seed).contents,
-            options=LoadOptions(
-                connections=connections, warm_up=warm_up, grace_s=grace_s, min_jobs=min_jobs, token=token
-            ),
+            options=options,
             on_progress=advance,
         )
     summary = load_report(

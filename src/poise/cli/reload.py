@@ -13,12 +13,11 @@ from typing import Annotated
 import msgspec
 import typer
 
+from poise.cli.connecting import Ca, Cert, Key, TokenFile, tls_with, token_of
 from poise.cli.console import out, print_json
-from poise.cli.infer import TOKEN
 from poise.client.address import Endpoint, parse_url, tls_of
 from poise.errors import ConfigError
 from poise.ingress.repository import RELOAD_PATH, Reloaded
-from poise.ingress.tokens import read_secret
 
 NOT_CHANGED = "the server goes on as it was"
 
@@ -32,12 +31,10 @@ def reload(
         str, typer.Argument(help="A server: its URL, or the number of its process on this machine.")
     ] = "http://127.0.0.1:8000",
     *,
-    token_file: Annotated[
-        Path | None, typer.Option(help=f"A file with an admin's token (default: that in {TOKEN}, if any).")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option(help="Who signed the server's certificate, in PEM, if not a public one.")
-    ] = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     timeout_s: Annotated[float, typer.Option(help="How long to wait for the answer.", min=0.1)] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -53,8 +50,7 @@ def reload(
         else:
             out.print(f"process {server} was told; its log says what came of it", highlight=False)
         return
-    token = os.environ.get(TOKEN) if token_file is None else read_secret(token_file)
-    reloaded = _ask(parse_url(server), token, ca, timeout_s)
+    reloaded = _ask(parse_url(server), token_of(token_file), tls_with(ca, cert, key), timeout_s)
     if as_json:
         print_json(reloaded)
         return
@@ -74,10 +70,9 @@ def _hang_up(pid: int) -> None:
         raise ConfigError(f"process {pid}: {error.strerror}", expected="a process of poise serve") from None
 
 
-def _ask(endpoint: Endpoint, token: str | None, ca: Path | None, timeout_s: float) -> Reloaded:
+def _ask(endpoint: Endpoint, token: str | None, given: ssl.SSLContext | None, timeout_s: float) -> Reloaded:
+    tls = tls_of(endpoint, given)
     try:
-        given = None if ca is None else ssl.create_default_context(cafile=ca)
-        tls = tls_of(endpoint, given)
         connection = (
             http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=timeout_s)
             if tls is None
@@ -90,6 +85,8 @@ def _ask(endpoint: Endpoint, token: str | None, ca: Path | None, timeout_s: floa
             status, body = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+            reason = "what came back is not HTTP/1.1"
         raise ConfigError(f"{endpoint.url} did not answer: {reason}", expected="a running server") from None
     try:
         if status == http.client.OK:

@@ -16,7 +16,7 @@ from typing import cast
 import httptools
 import msgspec
 
-from poise.client.address import Endpoint, parse_url
+from poise.client.address import Endpoint, parse_url, tls_of
 
 __all__ = ["ConnectionPool", "Endpoint", "Reply", "parse_url"]
 
@@ -48,7 +48,12 @@ class ConnectionPool:
     at once, so that the generator stays open-loop.
     """
 
-    def __init__(self, endpoint: Endpoint, *, limit: int) -> None:
+    def __init__(self, endpoint: Endpoint, *, limit: int, tls: ssl.SSLContext | None = None) -> None:
+        """Make a pool; nothing is connected yet. ``tls`` is for an https URL.
+
+        Raises:
+            ConfigError: settings of TLS for an endpoint without.
+        """
         self.endpoint = endpoint
         self.limit = limit
         self.open = 0
@@ -58,7 +63,7 @@ class ConnectionPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._address = endpoint.host
-        self._ssl = ssl.create_default_context() if endpoint.tls else None
+        self._ssl = tls_of(endpoint, tls)
 
     def send(self, head: bytes, body: bytes | bytearray, on_reply: OnReply, timeout_s: float) -> None:
         """Send one request; ``on_reply`` is called exactly once, within about ``timeout_s``."""
@@ -145,6 +150,8 @@ class ConnectionPool:
             error = "connect_timeout"
         except ConnectionRefusedError:
             error = "connect_refused"
+        except ssl.SSLCertVerificationError:
+            error = "certificate_not_trusted"
         except OSError:
             error = "connect_failed"
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import ssl
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``connections``: the most that are opened (None: what the limit on open files allows). ``grace_s``: how
     long after its deadline an answer is waited for. ``warm_up``: requests sent beforehand, one by one, not
-    counted. ``min_jobs``: with fewer the run is not valid.
+    counted. ``min_jobs``: with fewer the run is not valid. ``tls``: for an https URL, where the system's own
+    certificates will not do.
     """
 
     connections: int | None = None
@@ -49,6 +51,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     warm_up: int = 10
     min_jobs: int = 1000
     token: str | None = None
+    tls: ssl.SSLContext | None = None
 
 
 class LoadRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +151,9 @@ class _Run:
     async def run(self) -> LoadRun:
         """Check the server, warm up, send everything, wait for everything."""
         self._all_done = asyncio.Event()
-        pool = self._pool = ConnectionPool(self._endpoint, limit=self._options.connections or _file_limit())
+        pool = self._pool = ConnectionPool(
+            self._endpoint, limit=self._options.connections or _file_limit(), tls=self._options.tls
+        )
         try:
             await self._check_server()
             await self._warm_up()
