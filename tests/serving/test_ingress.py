@@ -27,8 +27,9 @@ import poise
 from poise.domain.job import RefusalReason
 from poise.errors import InternalError
 from poise.serving.arena import SharedRows
-from poise.serving.ingress_child import IngressProcess
+from poise.serving.ingress_child import HUNG_BEATS, START_BEATS, IngressProcess
 from poise.serving.ingress_messages import (
+    Drained,
     FromIngress,
     JobPlaced,
     JobRefused,
@@ -255,6 +256,24 @@ def test_killed_again_and_again_under_load_only_its_own_clients_notice(tmp_path,
         assert server.terminate() == 0
 
 
+def test_one_that_is_stopped_is_noticed_and_another_takes_its_place(tmp_path, arrays):
+    service = copy_tiny(tmp_path / "tiny", workers=1)
+    given = {name: arrays[name][:1] for name in DATATYPES}
+    with serving(service, "--ingress", "2") as server:
+        first, second = ingresses(server)
+        first.suspend()
+        while "says nothing; it is ended" not in server.log():
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        assert psutil.wait_procs([first], timeout=60)[1] == []
+        server.wait_until(lambda: len(ingresses(server)) == 2)
+        assert second.is_running()
+        for _ in range(20):  # whichever process it comes to
+            with poise.Client(server.url) as client:
+                assert client.infer("tiny", given).items == 1
+        assert server.terminate() == 0
+
+
 def test_accepted_jobs_are_answered_before_the_end(tmp_path, arrays):
     service = copy_tiny(tmp_path / "tiny", workers=1)
     request = json_request(arrays, tuple(DATATYPES))
@@ -393,6 +412,27 @@ def test_packets_that_are_none(data):
     unpacker: Unpacker[FromIngress] = Unpacker(FromIngress)
     with contextlib.suppress(InternalError):
         assert isinstance(unpacker.take(data), list)
+
+
+@pytest.mark.parametrize(("listening", "beats"), [(True, HUNG_BEATS), (False, START_BEATS)])
+def test_a_process_that_says_nothing_for_too_long_is_ended_once(listening, beats):
+    kills: list[int] = []
+    process = IngressProcess.__new__(IngressProcess)
+    process.place = 1
+    process._silent_beats = 0
+    process.listening = SimpleNamespace(done=lambda: listening)
+    process.kill = lambda: kills.append(beat)
+    process._unpacker = Unpacker(FromIngress)
+    for beat in range(2 * beats - 1):
+        if beat == beats - 1:  # the last beat that it may be silent for
+            (packet,) = packets([Drained()])
+            process.replied = SimpleNamespace(done=lambda: True)
+            process._packet(packet)
+        process.beat()
+    assert kills == [2 * beats - 2]
+    for _ in range(2 * beats):
+        process.beat()
+    assert len(kills) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from poise.errors import MalformedRequestError, NotFoundError, RequestError
 from poise.ingress.gate import Gate, Gates, PendingJob, Refused, outcome_of, unknown_model
 from poise.ingress.guard import Identity, check_admin, check_class
 from poise.ingress.limits import Limits
-from poise.ingress.repository import Repository, models_in
+from poise.ingress.repository import Repository, check_length, models_in
 from poise.ingress.trace import CALL
 from poise.protocol import inference_pb2 as pb
 from poise.protocol import status
@@ -216,6 +216,7 @@ def _admin(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Method:
 
 
 def _parsed(kind: type[M], data: bytes) -> M:
+    check_length(len(data))
     try:
         return kind.FromString(data)
     except DecodeError:

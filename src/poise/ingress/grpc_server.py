@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Sequence, Set
 from typing import TypeAlias
 
 import grpc
@@ -22,6 +22,7 @@ from poise.telemetry.traffic import Traffic
 
 PING_INTERVAL_S = 10.0
 """Clients may ask whether the server is there as often as this; more often is taken for abuse."""
+ASK_AGAIN_S = 0.01
 SERVICE = "inference.GRPCInferenceService"
 INFER = "ModelInfer"
 
@@ -37,10 +38,18 @@ log = logging.getLogger(__name__)
 class GrpcServer:
     """A running server. ``port`` is the one that it listens on, ``traffic`` what it counts."""
 
-    def __init__(self, server: grpc.aio.Server, port: int, traffic: Traffic) -> None:
+    def __init__(self, server: grpc.aio.Server, port: int, traffic: Traffic, calls: Set[Context]) -> None:
+        """``calls``: those whose message is there and whose answer is not; as they come and go."""
         self.port = port
         self.traffic = traffic
         self._server = server
+        self._calls = calls
+
+    async def replied(self) -> None:
+        """Wait until each call that waits for its answer now has one, or its client is gone."""
+        waiting = set(self._calls)
+        while not waiting.isdisjoint(self._calls):
+            await asyncio.sleep(ASK_AGAIN_S)
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end those that are not answered after so many seconds."""
@@ -67,8 +76,9 @@ async def start_grpc(
     """
     methods = GrpcMethods(gates, limits, extensions, repository)
     traffic = Traffic("grpc")
+    door = _Door(methods, guard, limits, traffic, tracer)
     server = grpc.aio.server(
-        handlers=(_Door(methods, guard, limits, traffic, tracer),),
+        handlers=(door,),
         options=_options(limits),
         maximum_concurrent_rpcs=limits.connections,
     )
@@ -82,7 +92,7 @@ async def start_grpc(
             f"cannot listen on {address} for gRPC", expected="an address of this machine and a free port"
         ) from None
     await server.start()
-    return GrpcServer(server, port, traffic)
+    return GrpcServer(server, port, traffic, door.calls)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
@@ -113,6 +123,7 @@ class _Door(grpc.GenericRpcHandler):
         self._limits = limits
         self._traffic = traffic
         self._tracer = tracer
+        self.calls: set[Context] = set()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return how a call is answered; None where there is no such method."""
@@ -143,6 +154,7 @@ class _Door(grpc.GenericRpcHandler):
                 code = told.status
                 await _abort(context, told)
             finally:
+                self.calls.discard(context)
                 self._count(name, code)
                 if trace is not None:
                     trace.end(code, **{"rpc.grpc.status_code": _CODES[status.grpc_status(code)].value[0]})
@@ -162,6 +174,7 @@ class _Door(grpc.GenericRpcHandler):
             raise DeadlineError("the message did not come in time") from None
         if not isinstance(message, bytes):
             raise MalformedRequestError("got a call without a message, expected one")
+        self.calls.add(context)
         return await method(identity, message, context.time_remaining())
 
 

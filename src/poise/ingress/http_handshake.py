@@ -21,6 +21,7 @@ class Handshake:
     """What a connection is until its TLS handshake is done. To make room for others, it is the first to go."""
 
     waiting = False
+    replying = None
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server

@@ -60,6 +60,12 @@ class HttpServer:
             self._accepting = self._loop.create_task(accept_encrypted(self, listener, tls))
         self._sweep()
 
+    async def replied(self) -> None:
+        """Wait until each request that waits for its reply now has one, or its client is gone."""
+        waiting = [(each, each.replying) for each in self._connections if each.replying is not None]
+        while any(connection.replying is request for connection, request in waiting):
+            await asyncio.sleep(ASK_AGAIN_S)
+
     async def stop(self, take_limit_s: float) -> None:
         """Take no more connections; close each as soon as its client has its reply, or after so many seconds."""
         if self._listening is not None:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
-from poise.errors import MalformedRequestError
+from poise.errors import MalformedRequestError, TooLargeError
 from poise.ingress.http_app import HttpApp
 from poise.ingress.routes import JSON, HttpRequest, Reply, json_reply
 from poise.protocol import status
@@ -17,6 +17,8 @@ from poise.protocol.codec import shown
 from poise.protocol.wire import VERSION
 
 RELOAD_PATH = "/v2/poise/reload"
+MAX_REQUEST_BYTES = 16 * 2**10
+"""The longest request that brings no tensors, over both protocols: it is read on the event loop."""
 
 T = TypeVar("T")
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
@@ -119,12 +121,26 @@ def models_in(repository: Repository, *, ready: bool) -> tuple[ModelState, ...]:
     )
 
 
+def check_length(length: int) -> None:
+    """Refuse a request that brings no tensors and is so long all the same.
+
+    Raises:
+        TooLargeError: it is longer than ``MAX_REQUEST_BYTES``.
+    """
+    if length > MAX_REQUEST_BYTES:
+        raise TooLargeError(
+            f"got a request of {length} bytes, expected at most {MAX_REQUEST_BYTES}, as it brings no tensors"
+        )
+
+
 def _decoded(decoder: msgspec.json.Decoder[T], request: HttpRequest) -> T | None:
     """Return what a body says; None where there is none.
 
     Raises:
         MalformedRequestError: it is not JSON, or of another form.
+        TooLargeError: it is longer than any that makes sense.
     """
+    check_length(len(request.body))
     body = bytes(request.body)
     if not body.strip():
         return None

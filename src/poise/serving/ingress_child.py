@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from poise.serving.ingress_link import Outbox
 from poise.serving.ingress_messages import (
     Asked,
     Counted,
+    Drained,
     FromIngress,
     JobAnswered,
     JobFailed,
@@ -37,6 +39,12 @@ from poise.serving.ingress_messages import (
 from poise.serving.intake import PlacedRequest
 
 TRY_AGAIN_S = 0.005
+HUNG_BEATS = 10
+"""A process that listens and says nothing for so many beats is hung: it says something with each."""
+START_BEATS = 60
+"""The same of one that does not listen yet."""
+
+log = logging.getLogger(__name__)
 
 _NO_REPLY = ReplyTerms(None, (), own_terms=False)
 
@@ -74,7 +82,9 @@ class IngressProcess(ChildProcess):
         self.begun_s = time.monotonic()
         self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.replied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connections = self.bodies_bytes = 0
+        self._silent_beats = 0
         self._owner = owner
         self._jobs: dict[int, tuple[Cell, PendingJob]] = {}
         self._unpacker: Unpacker[FromIngress] = Unpacker(FromIngress)
@@ -82,6 +92,16 @@ class IngressProcess(ChildProcess):
         self._due: Callable[[], tuple[bytes, list[int]]] | None = None
         self.tell: Callable[[ToIngress], None] = self._outbox.tell
         super().__init__("poise.serving.ingress_process", start, (listener.fileno(),))
+
+    def beat(self) -> None:
+        """Take up that another beat has passed; end the process if it was silent for too many.
+
+        Beats are counted, not time: those that this process sleeps through are nobody's fault.
+        """
+        self._silent_beats += 1
+        if self._silent_beats == (HUNG_BEATS if self.listening.done() else START_BEATS):
+            log.error("ingress process %d says nothing; it is ended", self.place)
+            self.kill()
 
     def tell_services(self, told: Callable[[], tuple[bytes, list[int]]]) -> None:
         """Say what there is to serve. ``told`` returns the description, and the arenas, as they are when it is sent."""
@@ -107,6 +127,7 @@ class IngressProcess(ChildProcess):
             os.close(fd)
 
     def _packet(self, data: bytes) -> None:
+        self._silent_beats = 0
         for message in self._unpacker.take(data):
             self._take_up(message)
 
@@ -129,6 +150,8 @@ class IngressProcess(ChildProcess):
         elif isinstance(message, Counted):
             self.connections, self.bodies_bytes = message.connections, message.bodies_bytes
             self._owner.counted(message)
+        elif isinstance(message, Drained) and not self.replied.done():
+            self.replied.set_result(None)
         elif isinstance(message, Listening) and not self.listening.done():
             self.listening.set_result(None)
 
@@ -181,6 +204,8 @@ class IngressProcess(ChildProcess):
 
     def _gone(self, status: int) -> None:
         self.ended.set_result(None)
+        if not self.replied.done():
+            self.replied.set_result(None)
         if not self.listening.done():
             self.listening.set_exception(
                 WorkerError(f"ingress process {self.place} ended with status {status} as it began")

@@ -128,7 +128,11 @@ class Finish(_Message, frozen=True, tag="finish"):
     take_limit_s: float
 
 
-ToIngress = JobAnswered | JobRefused | JobFailed | Replied | Services | Renew | Finish | Part
+class Drain(_Message, frozen=True, tag="drain"):
+    """Say when each request that waits for its reply now has one."""
+
+
+ToIngress = JobAnswered | JobRefused | JobFailed | Replied | Services | Renew | Drain | Finish | Part
 
 
 # From an ingress
@@ -196,7 +200,13 @@ class Counted(_Message, frozen=True, tag="counted"):
     bodies_bytes: int
 
 
-FromIngress = Listening | JobPlaced | JobTurnedAway | JobGivenUp | LabelsComing | Asked | Counted | Part
+class Drained(_Message, frozen=True, tag="drained"):
+    """Each request that waited for its reply at ``Drain`` has one."""
+
+
+FromIngress = (
+    Drained | Listening | JobPlaced | JobTurnedAway | JobGivenUp | LabelsComing | Asked | Counted | Part
+)
 
 
 def _of_type(value: Any) -> str:

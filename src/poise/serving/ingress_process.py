@@ -30,6 +30,8 @@ from poise.serving.ingress_gate import JobNumbers, RemoteGate
 from poise.serving.ingress_link import IngressLink
 from poise.serving.ingress_messages import (
     Counted,
+    Drain,
+    Drained,
     Finish,
     IngressStart,
     JobAnswered,
@@ -47,7 +49,7 @@ from poise.serving.ingress_messages import (
 from poise.telemetry.logs import Level, configure_logging
 
 COUNT_S = 1.0
-"""How often the cell's process is told what was counted."""
+"""How often the cell's process is told what was counted; it ends a process that it hears nothing of."""
 LINGER_S = 0.25
 """So long a service that was replaced still takes jobs, of requests that were being read; its cell does for longer."""
 GC_THRESHOLDS = (20_000, 50, 20)
@@ -65,6 +67,7 @@ class Ingress:
         self._jobs = JobNumbers()
         self._gates: dict[int, RemoteGate] = {}
         self._told: tuple[dict[tuple[str, int], int], int, int] = ({}, 0, 0)
+        self._draining: asyncio.Task[None] | None = None
         self.finished: asyncio.Future[float | None] = loop.create_future()
         self.known: asyncio.Future[None] = loop.create_future()
         self._link = IngressLink(control, self._message, self._orphaned)
@@ -92,11 +95,11 @@ class Ingress:
         gc.set_threshold(*GC_THRESHOLDS)
         self._count_again()
         take_limit_s = await self.finished
+        await self._app.stop()  # what waits for it is refused, while there is somebody to tell
         if take_limit_s is not None:
             await self._http.stop(take_limit_s)
             self._count()
             self._link.flush()
-        await self._app.stop()
 
     def expect(self, gate: Gate, pending: PendingJob, request_id: str, sender: str) -> None:
         """Have a job's answer kept for its labels."""
@@ -122,8 +125,14 @@ class Ingress:
             self._serve(files)
         elif isinstance(message, Renew):
             self._renew(message)
+        elif isinstance(message, Drain):
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
         elif isinstance(message, Finish) and not self.finished.done():
             self.finished.set_result(message.take_limit_s)
+
+    async def _drain(self) -> None:
+        await self._http.replied()
+        self._link.tell(Drained())
 
     def _serve(self, files: Sequence[int]) -> None:
         services = decode_services(read_memory_file(files[0]))

@@ -28,6 +28,7 @@ from poise.serving.ingress_child import IngressProcess
 from poise.serving.ingress_messages import (
     Asked,
     Counted,
+    Drain,
     Finish,
     IngressStart,
     JobTurnedAway,
@@ -46,6 +47,8 @@ from poise.telemetry.traffic import Traffic
 
 AGAIN_S = 1.0
 """An ingress process that ends sooner than this after its start is started again so much later."""
+BEAT_S = 1.0
+"""How often it is seen to it that ingress processes say something."""
 END_LIMIT_S = 2.0
 """How long ingress processes may take to end, once their clients have been seen off."""
 
@@ -69,6 +72,7 @@ class Ingresses:
         self._before: dict[int, Cell] = {}
         self._next_gate = 0
         self._stopping = False
+        self._beat: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed()
         app.gates.watch(self._changed)
@@ -91,6 +95,7 @@ class Ingresses:
         """
         for place in range(1, len(self._listeners) + 1):
             self._begin(place)
+        self._beat_on()
         await asyncio.gather(*(process.listening for process in self._processes.values()))
 
     def renew(self) -> None:
@@ -98,9 +103,19 @@ class Ingresses:
         for process in self._processes.values():
             process.tell(Renew(self.app.guard.tokens))
 
+    async def replied(self) -> None:
+        """Wait until each request that waits for its reply now has one, or its client is gone."""
+        running = [process for process in self._processes.values() if not process.ended.done()]
+        for process in running:
+            process.tell(Drain())
+        if running:
+            await asyncio.wait([process.replied for process in running])
+
     async def stop(self, take_limit_s: float) -> None:
         """Have them see their clients off and end; those that do not are ended."""
         self._stopping = True
+        if self._beat is not None:
+            self._beat.cancel()
         running = [process for process in self._processes.values() if not process.ended.done()]
         for process in running:
             process.tell(Finish(take_limit_s))
@@ -114,6 +129,12 @@ class Ingresses:
             task.cancel()
         for listener in self._listeners:
             listener.close()
+
+    def _beat_on(self) -> None:
+        """Have those ended that say nothing, now and again."""
+        for process in self._processes.values():
+            process.beat()
+        self._beat = asyncio.get_running_loop().call_later(BEAT_S, self._beat_on)
 
     # What the processes bring
 

@@ -8,12 +8,11 @@ import gc
 import ipaddress
 import logging
 import resource
-import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import uvloop
@@ -31,6 +30,7 @@ from poise.ingress.repository import add_reload_route, add_repository_routes
 from poise.ingress.tls import Tls
 from poise.serving.deployment import SWITCH_INTERVAL_S, CellSettings
 from poise.serving.deployments import Configure, Deployments
+from poise.serving.ending import Front, Signals, answered, first_of, see_off
 from poise.serving.feedback import Feedback
 from poise.serving.ingresses import Ingresses
 from poise.serving.metrics import metrics_text
@@ -38,12 +38,7 @@ from poise.serving.server_file import TlsFiles
 from poise.telemetry.process import ProcessMetrics
 from poise.telemetry.tracing import Tracing, open_tracer
 
-if TYPE_CHECKING:
-    from poise.ingress.grpc_server import GrpcServer
-
 BACKLOG = 2048
-TAKE_LIMIT_S = 5
-"""How long clients may take to read their answers once all jobs have one and the server ends."""
 GC_THRESHOLDS = (20_000, 50, 20)
 """Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
 
@@ -252,8 +247,8 @@ async def _serve(
         return apply_everywhere
 
     deployments = Deployments(configure, cells, settings.grace_s, renewed, feedback)
-    grpc: GrpcServer | None = None
-    signals = _Signals()
+    fronts: list[Front] = []
+    signals = Signals()
     try:
         await deployments.prepare()
         collectors: list[Collector] = [ProcessMetrics()]
@@ -272,9 +267,11 @@ async def _serve(
             add_repository_routes(app, deployments)
         if settings.ingress:
             http = Ingresses(app, _listeners(listener, settings.ingress), settings.tls, settings.origins)
+            fronts.append(http)
             await http.start()
         else:
             http = HttpServer(app, settings.limits)
+            fronts.append(http)
             await http.start(listener, None if tls is None else tls.http)
         collectors.append(HttpMetrics(http))
         listening = Listening(url_of(listener, tls))
@@ -293,16 +290,15 @@ async def _serve(
                 repository=deployments if settings.repository else None,
                 tracer=tracer,
             )
+            fronts.append(grpc)
             collectors.append(GrpcMetrics(grpc))
             listening = replace(listening, grpc=_address(host, grpc.port))
-        return await _until_stopped(deployments, signals, settings, lambda: on_ready(listening))
+        return await _until_stopped(deployments, fronts, signals, settings, lambda: on_ready(listening))
     finally:
         await deployments.stop()
-        if grpc is not None:
-            await grpc.stop(TAKE_LIMIT_S)
         if http is not None:
-            await http.stop(TAKE_LIMIT_S)
-            await http.app.stop()
+            await http.app.stop()  # what waits for it is refused, while there is somebody to tell
+        await see_off(fronts, signals)
         if tracer is not None:
             await asyncio.to_thread(tracer.close)
         signals.close()
@@ -315,10 +311,14 @@ def _listeners(first: socket.socket, count: int) -> list[socket.socket]:
 
 
 async def _until_stopped(
-    deployments: Deployments, signals: _Signals, settings: ServerSettings, on_ready: Callable[[], None]
+    deployments: Deployments,
+    fronts: Sequence[Front],
+    signals: Signals,
+    settings: ServerSettings,
+    on_ready: Callable[[], None],
 ) -> int:
     starting = asyncio.ensure_future(deployments.start())
-    await _first([starting, signals.first])
+    await first_of([starting, signals.first])
     if not starting.done():
         starting.cancel()
         return 0
@@ -329,14 +329,14 @@ async def _until_stopped(
     signals.on_hangup(lambda: _reload(deployments))
     on_ready()
     broken = deployments.broken
-    await _first([signals.first, broken])
+    await first_of([signals.first, broken])
     if broken.done():
         log.critical("the server ends: %s", broken.result())
         return 1
     log.info("draining: what is accepted is answered")
     deployments.drain()
-    drained = asyncio.ensure_future(deployments.drained())
-    await _first([drained, signals.second, broken], settings.grace_s)
+    drained = asyncio.ensure_future(answered(deployments, fronts))
+    await first_of([drained, signals.second, broken], settings.grace_s)
     if drained.done():
         return 0
     drained.cancel()
@@ -347,40 +347,3 @@ async def _until_stopped(
 async def _reload(deployments: Deployments) -> None:
     with contextlib.suppress(ConflictError, NotReadyError):  # the log has the reason
         await deployments.reload()
-
-
-async def _first(futures: Sequence[asyncio.Future[Any]], timeout_s: float | None = None) -> None:
-    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-
-class _Signals:
-    """The first and the second SIGTERM or SIGINT, as futures; and SIGHUP, which is ignored until it means something."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.first: asyncio.Future[None] = self._loop.create_future()
-        self.second: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._got)
-        self._loop.add_signal_handler(signal.SIGHUP, lambda: None)
-
-    def on_hangup(self, do: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do something at every SIGHUP from now on."""
-
-        def hung_up() -> None:
-            task = self._loop.create_task(do())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        self._loop.add_signal_handler(signal.SIGHUP, hung_up)
-
-    def _got(self) -> None:
-        future = self.second if self.first.done() else self.first
-        if not future.done():
-            future.set_result(None)
-
-    def close(self) -> None:
-        """Leave signals to whoever had them."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._loop.remove_signal_handler(number)
