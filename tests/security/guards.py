@@ -39,6 +39,7 @@ from poise.ingress import (
     http_head,
     http_infer,
     http_server,
+    routes,
 )
 from poise.ingress.guard import EVERYBODY, Guard, Identity
 from poise.ingress.http_connection import HttpConnection
@@ -360,6 +361,17 @@ GUARDS = (
         "turns",
         replace(http_connection, "STEPS_AT_ONCE", BIG),
         test_http_limits.test_many_requests_at_once_have_several_turns,
+    ),
+    Held(
+        "long turns",
+        replace(http_connection, "TURN_S", 1e9),
+        test_http_limits.test_dear_requests_at_once_have_a_turn_each,
+    ),
+    Held(
+        "paths",
+        replace(routes, "LONGEST_PATH_BYTES", BIG),
+        test_http_limits.test_a_path_that_is_too_long_is_not_taken_apart,
+        {"path": "/v2/models/" + "%41" * 1000},
     ),
     Held(
         "handshakes",

@@ -62,6 +62,16 @@ def test_a_request_whose_end_is_in_doubt_is_refused_and_nothing_after_it_read(he
         assert target.gate.requests == []
 
 
+def test_http_1_1_wants_a_host():
+    with attacked() as target:
+        client = target.connect()
+        client.send(b"GET /v2 HTTP/1.1\r\n\r\n" + HIDDEN)
+        assert client.reply()[0] == 400
+        assert client.closed()
+        assert target.ask(b"GET /v2 HTTP/1.0\r\n\r\n")[0] == 200
+        assert target.ask(b"GET /v2 HTTP/1.1\r\nHost:\r\n\r\n")[0] == 200
+
+
 @pytest.mark.parametrize("version", ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0", "RTSP/1.0", "ICE/1.0"])
 def test_another_version_is_refused(version):
     with attacked() as target:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
-from tests.security.target import StubGate, attacked, infer, wave
+from tests.security.target import StubGate, attacked, infer, request, wave
 from tests.servers import TINY, serving, tiny
 
 import poise
@@ -173,7 +173,7 @@ def test_an_error_of_ours_says_nothing_of_it(caplog):
         code, _, body = target.ask(infer(wave()))
         assert (code, msgspec.json.decode(body)) == (500, {"error": "internal error"})
         assert "swordfish" in caplog.text
-        assert target.ask(b"GET /v2 HTTP/1.1\r\n\r\n")[0] == 200
+        assert target.ask(request())[0] == 200
 
 
 @pytest.mark.parametrize("accepts", [[], ["Accept-Encoding: gzip"]])

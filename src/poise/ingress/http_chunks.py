@@ -13,7 +13,7 @@ LINE_BYTES = 256
 """A chunk's size line may be so long, its extensions included; these are read over, as the standard says."""
 TRAILER_BYTES = 8 * 2**10
 """All trailers together; they are read over too, and change nothing of what the head said."""
-PIECES_AT_ONCE = 256
+PIECES_AT_ONCE = 64
 """So many chunks are looked at before others get their turn."""
 
 _DIGITS = frozenset(b"0123456789abcdefABCDEF")

@@ -12,22 +12,20 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from math import inf
+from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 from poise.errors import RequestError
 from poise.ingress.http_chunks import ChunkedBody
 from poise.ingress.http_head import HEAD_TOO_LONG, parse_head
-from poise.ingress.http_stream import LINGER_S, State, Stream
+from poise.ingress.http_stream import LINGER_S, STEPS_AT_ONCE, TURN_S, State, Stream
 from poise.ingress.routes import HttpRequest, Later, Reply, Route, error_reply, reply_to
 from poise.ingress.trace import end_http_trace, http_trace
 from poise.protocol import status
 
 if TYPE_CHECKING:
     from poise.ingress.http_server import HttpServer
-
-STEPS_AT_ONCE = 4
-"""So many requests, or pieces of one, are taken up before other connections get their turn."""
 
 BODY_READ_BYTES = 64 * 2**10
 """So much of a body is read at once: the event loop reads again and again while there is more, for some 30 times."""
@@ -184,8 +182,8 @@ class HttpConnection(Stream):
         """Take up requests one after another, as far as they are there, and keep the rest."""
         at = 0
         whole = True
-        steps = STEPS_AT_ONCE
-        while at < end and steps and whole and not self._paused:
+        steps, end_s = STEPS_AT_ONCE, perf_counter() + TURN_S
+        while at < end and steps and whole and not self._paused and perf_counter() < end_s:
             steps -= 1
             if self._state is State.HEAD:
                 head_end = data.find(_END, at, end) + len(_END)

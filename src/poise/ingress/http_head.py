@@ -82,6 +82,8 @@ def parse_head(data: memoryview, limits: Limits) -> Head | Reply:
         return _refused(431, "the request has too many headers")
     if head.repeated:
         return _refused(400, f"got header {head.repeated.decode()} twice, expected it once")
+    if b"host" not in head.headers and line.endswith(VERSIONS[0]):
+        return _refused(400, "got no header host, expected one, as HTTP/1.1 wants it")
     head.method = parser.get_method().decode("latin-1")
     head.keep_alive = parser.should_keep_alive()
     coding = head.headers.get(b"transfer-encoding")

@@ -18,6 +18,9 @@ HELD_BYTES = 64 * 2**10
 """So much that follows a request may wait for its reply; more is not read before."""
 SMALL_BYTES = 64 * 2**10
 """Replies up to here go out in one piece."""
+STEPS_AT_ONCE = 4
+TURN_S = 0.001
+"""After so many requests, or pieces of one, or so long, other connections get their turn. A request is not divided."""
 LINGER_S = 5.0
 """How long a client may go on sending after the last reply."""
 

@@ -94,10 +94,15 @@ class Route(msgspec.Struct, frozen=True):
     traced: bool = False
 
 
+LONGEST_PATH_BYTES = 2 * 2**10
+"""Of a path that is looked for: one with names of the longest allowed, written in per cents, is shorter."""
+
+
 class Routes:
     """Routes by path and method. A part of a pattern in braces stands for any one part of a path."""
 
     def __init__(self) -> None:
+        self._most_parts = 0
         self._exact: dict[tuple[str, ...], dict[str, Route]] = {}
         self._patterns: dict[tuple[str, ...], dict[str, Route]] = {}
 
@@ -120,6 +125,7 @@ class Routes:
 
     def _add(self, method: str, pattern: str, route: Route) -> None:
         parts = tuple(pattern.split("/"))
+        self._most_parts = max(self._most_parts, len(parts))
         table = self._patterns if "{" in pattern else self._exact
         table.setdefault(parts, {})[method] = route
 
@@ -136,6 +142,9 @@ class Routes:
             NotFoundError: no such path.
         """
         path = target.decode("latin-1")
+        # Before any work on it that grows with its length; one part more, for a slash at the end.
+        if len(path) > LONGEST_PATH_BYTES or path.count("/") > self._most_parts:
+            raise NotFoundError(f"no route {shown(path)}")
         parts = tuple(unquote(part) for part in path.split("/"))
         if parts[-1] == "" and len(parts) > 2:
             parts = parts[:-1]
