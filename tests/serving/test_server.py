@@ -378,6 +378,13 @@ def test_other_machines_are_not_let_in_by_default(tiny):
     assert "--insecure" in refused_start(str(tiny), "--host", "0.0.0.0", "--port", "0")
 
 
+def test_an_address_of_another_machine(tiny):
+    """192.0.2.0/24 is kept for documentation: nobody has it."""
+    line = refused_start(str(tiny), "--host", "192.0.2.1", "--port", "0", "--insecure")
+    assert "cannot listen on 192.0.2.1:0" in line
+    assert "expected an address of this machine" in line
+
+
 def test_a_broken_model_is_one_clear_line(tmp_path):
     service = copy_tiny(tmp_path / "tiny")
     (service / "late/head.onnx").write_bytes(b"not a model")
