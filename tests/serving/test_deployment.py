@@ -10,10 +10,10 @@ from tests.serving.test_adapted_server import emulated_service, opened
 from tests.serving.test_reload import STATIC, edit
 
 from poise.domain.allocation import Workers
-from poise.errors import ConflictError
+from poise.errors import ConfigError, ConflictError, WorkerError
 from poise.runtimes.cores import usable_cores
 from poise.serving import deployment
-from poise.serving.changes import changed_services, words_of
+from poise.serving.changes import changed_services, words_for_clients, words_of
 from poise.serving.deployment import Opened, check_memory, shares_of
 from poise.serving.keeper import StaticKeeper
 
@@ -93,3 +93,37 @@ def test_what_differs_is_named(tmp_path):
     assert changed_services([], [after]) == {"tiny": ("added",)}
     assert changed_services([after], []) == {"tiny": ("removed",)}
     assert words_of({"a": ("b", "c"), "d": ("e",)}) == "a: b, c; d: e"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ConfigError(
+                "got 'onx'", file="service.yaml", line=12, field="variants.a.runtime", expected="onnx"
+            ),
+            "service.yaml:12: variants.a.runtime: got 'onx', expected onnx",
+        ),
+        (
+            ConfigError("got 1", field="otel_endpoint", expected="http://HOST:PORT of a collector"),
+            "otel_endpoint: got 1, expected http://HOST:PORT of a collector",
+        ),
+        (
+            ConfigError("no service file at '/srv/secret/tiny'", expected="a folder"),
+            "no service file at: the log says more",
+        ),
+        (
+            ConfigError("cannot be read: No such file", file="/etc/poise/key.pem"),
+            "it cannot be served: the log says more",
+        ),
+        (
+            WorkerError(
+                "a worker cannot start: a.onnx: variants.a.head: not what ONNX Runtime can load: INVALID"
+            ),
+            "a worker cannot start: a.onnx: variants.a.head: the log says more",
+        ),
+        (ConflictError("no service 'a' any more"), "no service 'a' any more"),
+    ],
+)
+def test_clients_read_neither_where_files_lie_nor_what_libraries_say(error, words):
+    assert words_for_clients(error) == words

@@ -81,7 +81,7 @@ def test_five_reloads_under_load_lose_no_job(tmp_path, arrays):
             for _ in range(3):
                 assert posted(server, "/v2/poise/reload") == (
                     200,
-                    {"services": {}, "took_s": pytest.approx(0, abs=60)},
+                    {"services": {}, "took_s": pytest.approx(0, abs=60), "server": [], "next_start": []},
                 )
             server.process.send_signal(signal.SIGHUP)
             server.wait_until(lambda: server.log().count("reloaded; changed:") == 5)
@@ -166,6 +166,8 @@ def test_what_is_wrong_is_refused_and_changes_nothing(tmp_path, arrays):
         status, answer = posted(server, "/v2/poise/reload")
         assert status == 409
         assert "a worker cannot start: late/head.onnx" in answer["error"]
+        assert "ONNX Runtime" not in answer["error"]
+        assert "ONNX Runtime" in server.log()
         assert [worker.pid for worker in server.workers()] == [worker.pid for worker in before]
         assert server.post(request)[0] == 200
         (service / "late/head.onnx").write_bytes(model)

@@ -6,8 +6,9 @@ import pytest
 from tests.servers import serving
 from tests.serving.test_adapted_server import EMULATED, emulated_service
 
-from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_now, tokens_of
+from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of, told_now
 from poise.errors import ConfigError
+from poise.serving.access import Told
 from poise.serving.deployment import CellSettings
 from poise.serving.server_file import Address, GrpcAddress, ServerFile, open_server_file
 
@@ -206,12 +207,12 @@ def test_what_cannot_be_taken_up_is_warned_of(tmp_path, caplog):
     opened(tmp_path, "format: 1\ntokens: []\n")
     flags = Flags(config=tmp_path / "server.yaml")
     begun = server_file_of(flags)
-    assert tokens_now(flags, begun) == ()
+    assert told_now(flags, begun) == Told(())
     opened(tmp_path, f"format: 1\ntokens: [{{name: a, sha256: {'a' * 64}}}]\n")
-    assert tokens_now(flags, begun) != ()
+    assert told_now(flags, begun).tokens
     assert not caplog.records
     opened(tmp_path, "format: 1\ntokens: []\ngrace_s: 1\nlimits: {headers: 1}\n")
-    tokens_now(flags, begun)
+    assert told_now(flags, begun) == Told((), ("limits", "grace_s"))
     assert "what the server file says of limits, grace_s holds from the next start" in caplog.text
 
 

@@ -90,6 +90,49 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+def test_a_reload_says_what_is_new_of_the_server(tmp_path):
+    service = emulated_service(tmp_path / "tiny", STATIC)
+    bob, admin = (hashlib.sha256(secret.encode()).hexdigest() for secret in (BOB, ADMIN))
+    tokens = f"format: 1\ntokens:\n- {{name: admin, sha256: {admin}, admin: true}}\n"
+    more = f"- {{name: bob, sha256: {bob}, classes: [gone]}}\n"
+    config = written(tmp_path / "server.yaml", tokens)
+
+    def reloaded(text: str) -> str:
+        config.write_text(text)
+        done = reload(server, "--token-file", str(tmp_path / "admin"))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    written(tmp_path / "admin", ADMIN)
+    with serving(service, "--config", str(config)) as server:
+        assert "the files are as they were" in reloaded(tokens)
+        said = reloaded(tokens + more)
+        assert "the server: tokens\n" in said
+        assert "reloaded (" in said
+        assert "reloaded; changed: the server: tokens\n" in server.log()
+        assert "token bob may send jobs of class gone, which no service here has" in server.log()
+        said = reloaded(tokens + more + "grace_s: 3\n")
+        assert "from the next start: grace_s\n" in said
+        assert "the files are as they were" not in said
+        assert "the server: tokens\n" in reloaded("format: 1\ntokens: null\n")
+        assert server.request("GET", "/v2")[0] == 200
+
+
+def test_a_reload_does_not_open_a_server_to_other_machines(tmp_path):
+    service = emulated_service(tmp_path / "tiny", STATIC)
+    digest = hashlib.sha256(ADMIN.encode()).hexdigest()
+    config = written(
+        tmp_path / "server.yaml",
+        f"format: 1\ntokens: [{{name: admin, sha256: {digest}, admin: true}}]\n",
+    )
+    with serving(service, "--config", str(config), "--host", "0.0.0.0") as server:
+        config.write_text("format: 1\n")
+        status, _, answer = server.request("POST", "/v2/poise/reload", b"", **bearer(ADMIN))
+        assert status == 409
+        assert "tokens: got none any more" in json.loads(answer)["error"]
+        assert server.request("GET", "/v2")[0] == 401
+
+
 @pytest.mark.parametrize("path", ["/", "/v2", "/v2/health/live", "/metrics", "/v2/models/tiny", "/nix"])
 @pytest.mark.parametrize("headers", [{}, bearer("d" * 32), {"Authorization": ALICE}])
 def test_no_route_answers_without_a_token(guarded, path, headers):

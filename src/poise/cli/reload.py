@@ -56,7 +56,13 @@ def reload(
         return
     for name, changes in reloaded.services.items():
         out.print(f"{name}: {', '.join(changes)}", highlight=False)
-    changed = "reloaded" if reloaded.services else "reloaded; the files are as they were"
+    if reloaded.server:
+        out.print(f"the server: {', '.join(reloaded.server)}", highlight=False)
+    if reloaded.next_start:
+        later = ", ".join(reloaded.next_start)
+        out.print(f"from the next start: {later}", highlight=False)
+    same = not (reloaded.services or reloaded.server or reloaded.next_start)
+    changed = "reloaded; the files are as they were" if same else "reloaded"
     out.print(f"{changed} ({reloaded.took_s:.1f} s)", highlight=False)
 
 

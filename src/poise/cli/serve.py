@@ -24,6 +24,7 @@ from poise.forecasting.base import RateHistory
 from poise.telemetry.logs import Level, configure_logging
 
 if TYPE_CHECKING:
+    from poise.serving.access import Told
     from poise.serving.adaptation import AdapterCore
     from poise.serving.deployment import Adapting, Configuration, Opened
     from poise.serving.server import Listening
@@ -174,7 +175,13 @@ def serve(
     _with_malloc_settings()
     # gRPC's library writes what any client says, as it is, into the log, and says nothing that poise does not
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_now
+    from poise.cli.server_settings import (
+        Flags,
+        classes_without_a_service,
+        server_file_of,
+        settings_of,
+        told_now,
+    )
     from poise.serving.deployment import CellSettings, Configuration
     from poise.serving.server import run_server
 
@@ -208,10 +215,17 @@ def serve(
     settings = settings_of(file, CellSettings(policy=policy, record=record))
     kept = None if file.history is None else Path(file.history)
     names: list[str] = []
+    told: list[Told] = []
+
+    def tell() -> Told:
+        told[:] = [told_now(flags, file)]
+        return told[0]
 
     def configure(closed: Collection[str]) -> Configuration:
         opened = tuple(opened_services(services))
         names[:] = [each.name for each in opened]
+        for words in classes_without_a_service(told[-1].tokens, [each.folder.service for each in opened]):
+            log.warning("%s", words)
         adapting = adapting_of(opened, adapter, cores, kept, closed=closed, cache=settings.cells.cache)
         return Configuration(opened, adapting, frozenset(closed))
 
@@ -219,7 +233,7 @@ def serve(
         configure,
         settings,
         lambda listening: _tell(listening, names, as_json=as_json),
-        lambda: tokens_now(flags, file),
+        tell,
     )
     if file.telemetry.log_json:  # then every line on stderr is JSON
         if status:

@@ -14,6 +14,7 @@ from poise.domain.service import Service
 from poise.errors import ConfigError
 from poise.ingress.guard import Identity, Token
 from poise.ingress.tokens import read_secret, read_token_file
+from poise.serving.access import Told
 from poise.serving.deployment import CellSettings
 from poise.serving.server import ServerSettings
 from poise.serving.server_file import (
@@ -167,21 +168,21 @@ def tokens_of(file: ServerFile, token_file: Path | None) -> tuple[Token, ...] | 
     return tuple(tokens)
 
 
-def tokens_now(flags: Flags, begun: ServerFile) -> tuple[Token, ...] | None:
+def told_now(flags: Flags, begun: ServerFile) -> Told:
     """Return the tokens as the files are now; warn of what else the server file says now than when it was begun with.
 
     Raises:
         ConfigError: a file that cannot be used.
     """
     file = server_file_of(flags)
-    differing = [
+    differing = tuple(
         name
         for name in ServerFile.__struct_fields__
         if name != "tokens" and getattr(file, name) != getattr(begun, name)
-    ]
+    )
     if differing:
         log.warning("what the server file says of %s holds from the next start", ", ".join(differing))
-    return tokens_of(file, flags.token_file)
+    return Told(tokens_of(file, flags.token_file), differing)
 
 
 def classes_without_a_service(tokens: Sequence[Token] | None, services: Collection[Service]) -> list[str]:

@@ -34,10 +34,15 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """What a reload changed: fields of the service file, ``profile`` and model files, by service. Units: seconds."""
+    """What a reload changed: fields of the service file, ``profile`` and model files, by service. Units: seconds.
+
+    ``server`` are fields of the server file that hold from now on, ``next_start`` those that do from the next start.
+    """
 
     services: dict[str, tuple[str, ...]]
     took_s: float
+    server: tuple[str, ...] = ()
+    next_start: tuple[str, ...] = ()
 
 
 class Repository(Protocol):

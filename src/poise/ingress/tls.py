@@ -41,6 +41,10 @@ class Tls:
         self._context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         return Renewal(self, pems)
 
+    def shows(self, pems: _Pems) -> bool:
+        """Say whether these are the files that are shown already."""
+        return pems == self._pems
+
     def apply(self, pems: _Pems) -> None:
         """Show the new certificate from now on: to connections that are still to come."""
         self._pems = pems
@@ -92,6 +96,11 @@ class Renewal(msgspec.Struct, frozen=True):
 
     tls: Tls
     pems: _Pems
+
+    @property
+    def changes(self) -> bool:
+        """Whether they differ from those in use."""
+        return not self.tls.shows(self.pems)
 
     def apply(self) -> None:
         """Use them."""

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from poise.errors import ConfigError, PoiseError, WorkerError
 from poise.serving.deployment import Opened
+
+_ABSOLUTE = re.compile(r"(?:^|(?<=[\s'\"(=:,\[]))/[^\s/]")
+_FOREIGN = re.compile(r"[^:]*\b(?:ONNX Runtime|fails|failed)\b")
+
+
+class ServerChanges(msgspec.Struct, frozen=True):
+    """Fields of the server file that a reload took up, and those that hold from the next start."""
+
+    taken: tuple[str, ...] = ()
+    next_start: tuple[str, ...] = ()
 
 
 def changed_services(before: Sequence[Opened], after: Sequence[Opened]) -> dict[str, tuple[str, ...]]:
@@ -34,3 +48,18 @@ def changed_services(before: Sequence[Opened], after: Sequence[Opened]) -> dict[
 def words_of(changes: Mapping[str, Sequence[str]]) -> str:
     """Return changes in words."""
     return "; ".join(f"{name}: {', '.join(fields)}" for name, fields in changes.items())
+
+
+def words_for_clients(error: PoiseError) -> str:
+    """Return why a change is refused, without what is the operator's alone: where files lie, and libraries' words.
+
+    Whoever asks over HTTP reads files, fields and lines as the service file names them; the log has the rest.
+    """
+    text = str(error)
+    if not isinstance(error, ConfigError | WorkerError):
+        return text
+    ends = [found.start() for found in (_ABSOLUTE.search(text), _FOREIGN.search(text)) if found]
+    if not ends:
+        return text
+    told = text[: min(ends)].rstrip(" :'\"(=,[")
+    return f"{told}: the log says more" if told else "it cannot be served: the log says more"

@@ -20,7 +20,7 @@ from poise.errors import ConfigError, ConflictError, InternalError, NotReadyErro
 from poise.ingress.gate import Gates, unknown_model
 from poise.ingress.repository import ModelState, Reloaded
 from poise.serving.cell import Cell
-from poise.serving.changes import changed_services, words_of
+from poise.serving.changes import ServerChanges, changed_services, words_for_clients, words_of
 from poise.serving.chronicle import NoChronicle
 from poise.serving.deployment import (
     SWITCH_INTERVAL_S,
@@ -41,7 +41,7 @@ LINGER_S = 0.5
 Configure = Callable[[Collection[str]], Configuration]
 """Reads all files anew; the services of these names are read and checked, and not to be served."""
 
-Renew = Callable[[], Callable[[], None]]
+Renew = Callable[[], Callable[[], ServerChanges]]
 """Reads what else a reload takes up, in a thread; what it returns puts that into use, on the event loop."""
 
 T = TypeVar("T")
@@ -195,7 +195,7 @@ class Deployments:
                 return await change()
             except (ConfigError, ConflictError, WorkerError) as error:
                 log.error("refused, and everything stays as it is: %s", error)
-                raise ConflictError(str(error)) from None
+                raise ConflictError(words_for_clients(error)) from None
             except (OSError, MemoryError, InternalError) as error:
                 log.exception("refused, and everything stays as it is")
                 raise ConflictError(f"it failed: {type(error).__name__}; the log says more") from None
@@ -205,11 +205,11 @@ class Deployments:
         before = self._configuration.services
         renew = await asyncio.to_thread(self._renew) if self._renew is not None else None
         await self._replace(None, [*self._closed])
-        if renew is not None:
-            renew()
+        server = ServerChanges() if renew is None else renew()
         changes = changed_services(before, self._configuration.services)
-        log.info("reloaded; changed: %s", words_of(changes) or "nothing")
-        return Reloaded(changes, time.monotonic() - began_s)
+        all_changes = {"the server": server.taken, **changes} if server.taken else changes
+        log.info("reloaded; changed: %s", words_of(all_changes) or "nothing")
+        return Reloaded(changes, time.monotonic() - began_s, server.taken, server.next_start)
 
     async def _load(self, name: str) -> None:
         await self._replace(name, [other for other in self._closed if other != name])

@@ -21,13 +21,15 @@ from prometheus_client.registry import Collector
 
 from poise.errors import ConfigError, ConflictError, NotReadyError
 from poise.ingress.feedback import add_feedback_route
-from poise.ingress.guard import Guard, Token
+from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.http_metrics import HttpMetrics
 from poise.ingress.http_server import HttpServer
 from poise.ingress.limits import Limits
 from poise.ingress.repository import add_reload_route, add_repository_routes
 from poise.ingress.tls import Tls
+from poise.serving.access import Access, ReadTokens, Told
+from poise.serving.changes import ServerChanges
 from poise.serving.deployment import SWITCH_INTERVAL_S, CellSettings
 from poise.serving.deployments import Configure, Deployments
 from poise.serving.ending import Front, Signals, answered, first_of, see_off
@@ -79,16 +81,8 @@ class Listening(msgspec.Struct, frozen=True):
 OnReady = Callable[[Listening], None]
 
 
-ReadTokens = Callable[[], tuple[Token, ...] | None]
-"""Reads the tokens that let clients in; None: nobody needs one."""
-
-
-def no_tokens() -> None:
-    """Ask nobody for a token."""
-
-
 def run_server(
-    configure: Configure, settings: ServerSettings, on_ready: OnReady, read_tokens: ReadTokens = no_tokens
+    configure: Configure, settings: ServerSettings, on_ready: OnReady, read_tokens: ReadTokens = Told
 ) -> int:
     """Serve until told to stop; return the exit status. ``on_ready`` is told once, when jobs are taken.
 
@@ -105,14 +99,17 @@ def run_server(
         raise ConfigError("got --ingress and a collector of spans", expected="one of them")
     tls = tls_of(settings)
     _raise_file_limit()
-    tokens = read_tokens()
+    tokens = read_tokens().tokens
     guarded = settings.insecure or tokens is not None
     if settings.grpc_port is not None:
         check_address(settings.grpc_host, settings.grpc_port, guarded=guarded)
     listener = bind(settings.host, settings.port, guarded=guarded, shared=settings.ingress > 1)
     if tls is None and tokens is not None and not is_loopback(listener.getsockname()[0]):
         log.warning("tokens travel in the clear: give --tls-cert and --tls-key")
-    access = Access(Guard(tokens, settings.origins), read_tokens, tls)
+    hosts = [str(listener.getsockname()[0])]
+    if settings.grpc_port is not None:
+        hosts.append(str(check_address(settings.grpc_host, settings.grpc_port, guarded=True)[1][0]))
+    access = Access(Guard(tokens, settings.origins), read_tokens, tls, not all(map(is_loopback, hosts)))
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(configure, settings, listener, access, on_ready))
 
@@ -186,30 +183,6 @@ def bind(host: str, port: int, *, guarded: bool, shared: bool = False) -> socket
     return listener
 
 
-class Access(msgspec.Struct, frozen=True):
-    """Who may ask, and how that is read anew."""
-
-    guard: Guard
-    read_tokens: ReadTokens
-    tls: Tls | None
-
-    def renewed(self) -> Callable[[], None]:
-        """Read tokens and certificates again; what is returned puts them into use.
-
-        Raises:
-            ConfigError: one that cannot be used.
-        """
-        tokens = self.read_tokens()
-        renewal = None if self.tls is None else self.tls.renewed()
-
-        def apply() -> None:
-            self.guard.replace(tokens)
-            if renewal is not None:
-                renewal.apply()
-
-        return apply
-
-
 def url_of(listener: socket.socket, tls: Tls | None = None) -> str:
     """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
@@ -236,13 +209,14 @@ async def _serve(
     guard, tls = access.guard, access.tls
     http: HttpServer | Ingresses | None = None
 
-    def renewed() -> Callable[[], None]:
+    def renewed() -> Callable[[], ServerChanges]:
         apply = access.renewed()
 
-        def apply_everywhere() -> None:
-            apply()
+        def apply_everywhere() -> ServerChanges:
+            changes = apply()
             if isinstance(http, Ingresses):
                 http.renew()
+            return changes
 
         return apply_everywhere
 
