@@ -14,6 +14,7 @@ from poise.ingress.gate import Gate, Gates, unknown_model
 from poise.ingress.guard import Guard, check_admin
 from poise.ingress.http_infer import Inference
 from poise.ingress.limits import Limits
+from poise.ingress.pages import kept_while, seldom_fresh
 from poise.ingress.routes import (
     MODEL,
     Handler,
@@ -66,9 +67,9 @@ class HttpApp:
             lambda request: self._inference.infer(request, self.gate_of(request)),
             traced=True,
         )
-        add("GET", openapi.PATH, self._openapi)
+        add("GET", openapi.PATH, kept_while(self._told_by_openapi, self._openapi))
         if metrics is not None:
-            add("GET", "/metrics", lambda _: Reply(status.OK, (metrics(),), (_TEXT,)))
+            add("GET", "/metrics", seldom_fresh(lambda _: Reply(status.OK, (metrics(),), (_TEXT,))))
         gates.watch(self._find_infer_routes)
         self._find_infer_routes()
 
@@ -150,6 +151,9 @@ class HttpApp:
                 "models": list(self.gates),
             }
         )
+
+    def _told_by_openapi(self) -> object:
+        return len(self.routes), [gate.wire for gate in self.gates.values()]
 
     def _openapi(self, request: HttpRequest) -> Reply:
         wires = [gate.wire for gate in self.gates.values()]

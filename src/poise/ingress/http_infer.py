@@ -29,6 +29,8 @@ INLINE_BYTES = 64 * 2**10
 """What is larger is compressed in a thread, so that others need not wait for it."""
 LARGE_BODY_BYTES = 2**20
 """The tensors of larger bodies are copied into the arena a slice at a time."""
+CONVERTED = frozenset(("BF16", "BOOL", "BYTES"))
+"""Datatypes whose elements are not used as they came: much of them takes long, in memory of their own."""
 SHORTEST_S = 1e-6
 """What a job has left to its deadline where decoding it took longer."""
 
@@ -122,6 +124,10 @@ class Inference:
                 pass  # the gate was replaced by one of the same tensors
             elif json_length > LARGE_JSON_BYTES:
                 request = await self.large_json.decode(body, header_length, wire, self._limits)
+            elif len(body) > LARGE_BODY_BYTES and not CONVERTED.isdisjoint(
+                spec.datatype for spec in wire.inputs.values()
+            ):
+                request = await asyncio.to_thread(decode, body, header_length, wire, self._limits)
             else:
                 request = decode(body, header_length, wire, self._limits)
             check_class(identity, request.slo_class)

@@ -129,6 +129,10 @@ class Routes:
         table = self._patterns if "{" in pattern else self._exact
         table.setdefault(parts, {})[method] = route
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return sum(len(methods) for table in (self._exact, self._patterns) for methods in table.values())
+
     def __iter__(self) -> Iterator[tuple[str, dict[str, Route]]]:
         """Yield each pattern with its routes by method."""
         for table in (self._exact, self._patterns):
