@@ -1,13 +1,16 @@
 """A server as a user starts one, and a service whose deadlines a loaded machine cannot miss."""
 
+import atexit
 import contextlib
 import http.client
+import itertools
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +18,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 import pytest
+
+_LOGS = tempfile.TemporaryDirectory(prefix="poise-tests-")
+atexit.register(_LOGS.cleanup)
+_numbers = itertools.count()
 
 TINY = Path(__file__).parent / "data" / "tiny"
 POISE = [sys.executable, "-m", "poise.cli.main"]
@@ -133,7 +140,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextlib.contextmanager
 def serving(service: Path, *options: str) -> Iterator[Server]:
     """Start a server, wait until it says that it is ready, and leave nothing of it behind."""
-    stderr = service.parent / f"stderr-{service.name}.txt"
+    stderr = Path(_LOGS.name) / f"stderr-{next(_numbers)}.txt"
     with stderr.open("wb") as errors:
         process = subprocess.Popen(
             [*POISE, "serve", str(service), "--port", "0", "--json", *options],
