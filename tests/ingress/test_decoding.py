@@ -281,6 +281,36 @@ def test_a_client_that_leaves_is_not_decoded_for():
     run(test)
 
 
+def test_one_whose_client_leaves_does_not_keep_the_others_waiting(monkeypatch):
+    monkeypatch.setattr(decoding, "GIVEN_UP_S", 0.1)
+
+    async def test(large: LargeJson) -> None:
+        pid = await stopped(large)
+        first = asyncio.ensure_future(large.decode(received(large, BODY), None, WIRE, LIMITS))
+        second = asyncio.ensure_future(large.decode(received(large, BODY), None, WIRE, LIMITS))
+        while not large._waiting:
+            await asyncio.sleep(0)
+        first.cancel()
+        same(await second, decode_infer(BODY, None, WIRE))
+        assert large.pid != pid
+
+    run(test, patience_s=1e6)
+
+
+def test_what_is_copied_counts_as_waiting(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_WAITING_BYTES", 2 * len(BODY))
+
+    async def test(large: LargeJson) -> None:
+        jobs = [large.decode(bytes(BODY), None, WIRE, LIMITS) for _ in range(6)]
+        found = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [type(each) for each in found[2:]] == [QueueFullError] * 4
+        for each in found[:2]:
+            same(each, decode_infer(BODY, None, WIRE))
+        assert large._waiting_bytes == 0
+
+    run(test)
+
+
 def test_what_waits_as_the_server_stops_is_refused():
     async def test(large: LargeJson) -> None:
         await stopped(large)

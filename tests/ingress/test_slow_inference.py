@@ -13,6 +13,7 @@ from tests.ingress.test_decoding import BODY, ITEMS, WIRE, body_of
 
 from poise.domain.job import Job, RefusalReason
 from poise.errors import ForbiddenError, NotReadyError
+from poise.ingress import http_infer
 from poise.ingress.decoding import LargeJson
 from poise.ingress.gate import Answered, Gate, Gates, Outcome, PendingJob, Refused
 from poise.ingress.guard import Identity
@@ -115,6 +116,12 @@ def test_a_large_request_and_a_large_answer(encoded: bool) -> None:
     assert 0 < request.deadline_s < WIRE.classes["bulk"].latency_slo_s
 
 
+def test_a_compressed_answer_says_what_it_depends_on() -> None:
+    gate = FakeGate(WIRE, answered(ITEMS))
+    reply = post(gates_of(gate), gate, BODY, accept_encoding=b"gzip")
+    assert {(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")} < set(reply.headers)
+
+
 def test_a_gate_of_the_same_tensors_takes_what_the_last_one_would_not() -> None:
     after = FakeGate(WIRE, answered(2))
     before = FakeGate(WIRE, DRAINING, meanwhile=lambda: gates.replace({"tiny": cast(Gate, after)}))
@@ -152,6 +159,17 @@ def test_an_answer_whose_json_cannot_be_made_is_an_error(monkeypatch) -> None:
     monkeypatch.setattr(LargeJson, "encode", lost)
     gate = FakeGate(WIRE, answered(ITEMS))
     assert post(gates_of(gate), gate, BODY).status == 503
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_many_exponents_are_not_read_on_the_event_loop(monkeypatch, encoded: bool) -> None:
+    monkeypatch.setattr(http_infer, "decode_infer", lambda *_, **__: pytest.fail("read on the event loop"))
+    gate = FakeGate(WIRE, answered(2))
+    wave = {"name": "wave", "datatype": "FP32", "shape": [600, 4], "data": [1e-45] * 2400}
+    body = json.dumps({"inputs": [wave]}).encode()
+    headers: Any = {"content_encoding": b"gzip"} if encoded else {}
+    assert post(gates_of(gate), gate, gzip.compress(body) if encoded else body, **headers).status == 200
+    assert (gate.requests[0].tensors[0].array == np.float32(1e-45)).all()
 
 
 def test_one_that_is_small_when_inflated_is_read_here() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -18,6 +19,7 @@ from poise.errors import ConflictError, MalformedRequestError, NotFoundError
 from poise.files import open_service
 from poise.ingress.gate import Answered, PendingJob, Refused
 from poise.scheduling.commands import Answer, AnswerPart
+from poise.serving import feedback
 from poise.serving.feedback import Feedback, FeedbackLimits, Scorer
 
 LABELS = "/v2/models/tiny/labels"
@@ -103,15 +105,16 @@ def test_only_the_sender_labels_and_only_once():
     [
         ([2], "got 1, expected 2, one for each item"),
         ([2, 4, 1], "got 3, expected 2"),
-        ([2, "4"], "labels of type <U"),
+        ([2, "4"], "^got labels of type <U"),
         ([2.5, 4.0], "labels of type float64 .*expected whole numbers"),
         ([True, False], "labels of type bool"),
         ([[2], [4]], r"shape \[n, 1\], expected whole numbers \[n\]"),
         ([2, 5], "labels from 2 to 5, expected 0 to 4"),
         ([2, -1], "labels from -1 to 2"),
         ([[1], [1, 2]], "some of different shapes"),
-        ([None, 2], "some of different kinds"),
-        ([10**30, 2], "some of different kinds"),
+        ([None, 2], "^labels: got null, expected numbers"),
+        ([2, {}], "^labels: got an object, expected numbers"),
+        ([10**30, 2], "^labels: got a number beyond 64 bits"),
     ],
 )
 def test_labels_that_cannot_be_scored_change_nothing(labels, words):
@@ -121,6 +124,24 @@ def test_labels_that_cannot_be_scored_change_nothing(labels, words):
         store.label("a", labels)
     assert store.metric("poise_labelled_items") == {}
     assert store.label("a", [2, 4]) == 1
+
+
+def test_labels_are_read_only_if_they_are_as_many_as_items(monkeypatch):
+    store = Store()
+    store.answer("a")
+    number = msgspec.Raw(b"9e-324")
+    with monkeypatch.context() as patch:
+        patch.setattr(feedback, "_label_decoder", None)
+        with pytest.raises(MalformedRequestError, match="got 9000, expected 2"):
+            store.label("a", [number] * 9000)
+    with pytest.raises(MalformedRequestError, match="labels of type float64"):
+        store.label("a", [number] * 2)
+    with pytest.raises(MalformedRequestError, match="no JSON"):
+        store.label("a", [msgspec.Raw(b'"\\ud800"'), msgspec.Raw(b"2")])
+    long = b'["' + b"x" * 30_000 + b'"' + b',"a"' * 1000 + b"]"
+    with pytest.raises(MalformedRequestError, match="too long for so many"):
+        store.label("a", [msgspec.Raw(long)] * 2)
+    assert store.label("a", [msgspec.Raw(b"2"), msgspec.Raw(b" " * 20_000 + b"4")]) == 1  # read in a thread
 
 
 def test_what_waits_is_bounded():
@@ -243,19 +264,23 @@ def test_and_of_requests_over_grpc(labelled, arrays):
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("body", "status", "words"),
     [
-        (b"", 400),
-        (b"{}", 400),
-        (b'{"id": "x", "labels": [1], "more": 1}', 400),
-        (b'{"id": "x", "labels": ' + b"[" * 100_000, 400),
-        (b'{"id": "nix", "labels": [1]}', 404),
-        (b'{"id": "x", "labels": [' + b"1," * 2**20 + b"1]}", 413),
+        (b"", 400, "the request is not JSON: got nothing, expected an object; expected a JSON object of id"),
+        (b"{}", 400, "the request is not as the protocol says: Object missing required field `id`; expected"),
+        (b'{"id": "x", "labels": [1], "more": 1}', 400, "Object contains unknown field `more`; expected a"),
+        (b'{"id": "x", "labels": [NaN]}', 400, "the request is not JSON: got NaN or an infinity at byte 23"),
+        (b'{"id": "x", "labels": [1], "' + b"m" * 1000 + b'": 1}', 400, "mmm...; expected a JSON object"),
+        (b'{"id": "x", "labels": ' + b"[" * 50_000, 400, "nested too deeply"),
+        (b'{"id": "x", "labels": ' + b"[" * 9 + b"]" * 9 + b"}", 413, "nested too deeply"),
+        (b'{"id": "nix", "labels": [1]}', 404, "nothing is kept of a request 'nix'"),
+        (b'{"id": "x", "labels": [' + b"1," * 2**20 + b"1]}", 413, "bytes of labels"),
     ],
 )
-def test_bodies_that_are_no_labels(labelled, body, status):
+def test_bodies_that_are_no_labels(labelled, body, status, words):
     got, _, answer = labelled.request("POST", LABELS, body, **bearer("a"))
     assert got == status, answer
+    assert words in json.loads(answer)["error"]
 
 
 def test_labels_are_not_taken_unless_told(server):

@@ -7,10 +7,11 @@ had is refused, and another is started for the rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -59,9 +60,11 @@ LARGE_OUTPUT_ELEMENTS = 8 * 2**10
 MAX_WAITING = 32
 MAX_WAITING_BYTES = 512 * 2**20
 """So much may wait for the process; more is refused."""
-PATIENCE_S = 10.0
+PATIENCE_S = 5.0
 PATIENCE_S_PER_BYTE = 1e-6
 """The process is taken for hung this long after an order, plus so much for each byte: it has little of a busy core."""
+GIVEN_UP_S = 1.0
+"""It is ended so long after the client of its order has left: others wait. At once would be dear: it starts anew."""
 STOP_LIMIT_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -146,8 +149,8 @@ class LargeJson:
             RequestError: as ``decode_infer``; or too much waits, or the process was lost.
             InternalError: a fault of ours.
         """
-        self._check_queue(len(body))
-        room = await _received(body)
+        with self._reserved(len(body)):
+            room = await _received(body)
         free = aligned(len(body))
         order = Decode(len(body), header_length, wire, limits.json_depth, limits.tensors, free)
         outcome = await self._outcome(room, order, free, len(body))
@@ -169,7 +172,6 @@ class LargeJson:
         """
         asked = {name: answered.outputs[name] for name, _ in terms.outputs}
         size = sum(array.nbytes for array in asked.values())
-        self._check_queue(size)
         answer = answered.answer
         labels = {part.modalities: gate.label(part.modalities) for part in answer.parts}
         text_bytes = sum(map(_text_bytes, asked.values()))
@@ -179,11 +181,12 @@ class LargeJson:
         room = _made(size + text_bytes + ESCAPED_BYTES * len(terms.id or "") + 2 * SLACK_BYTES)
         placed = []
         at = 0
-        for name, array in asked.items():
-            at = aligned(at)
-            await copy_in_slices(array_at(room, at, array.shape, array.dtype), array)
-            placed.append(PlacedOutput(name, at, array.shape))
-            at += array.nbytes
+        with self._reserved(size):
+            for name, array in asked.items():
+                at = aligned(at)
+                await copy_in_slices(array_at(room, at, array.shape, array.dtype), array)
+                placed.append(PlacedOutput(name, at, array.shape))
+                at += array.nbytes
         free = aligned(at) + SLACK_BYTES
         order = Encode(terms, answer, tuple(placed), labels, gate.wire, free)
         outcome = await self._outcome(room, order, at, size)
@@ -248,6 +251,16 @@ class LargeJson:
                 "too much JSON waits to be read or written, expected less, or binary tensors"
             )
 
+    @contextlib.contextmanager
+    def _reserved(self, size: int) -> Iterator[None]:
+        """Count what is being copied with what waits already."""
+        self._check_queue(size)
+        self._waiting_bytes += size
+        try:
+            yield
+        finally:
+            self._waiting_bytes -= size
+
     async def _outcome(self, room: Room, order: Order, at: int, weight_bytes: int) -> Outcome:
         self._check_queue(weight_bytes)
         if self._stopped:
@@ -259,7 +272,11 @@ class LargeJson:
         self._waiting.append(work)
         self._waiting_bytes += weight_bytes
         self._give()
-        outcome = await work.done
+        try:
+            outcome = await work.done
+        except asyncio.CancelledError:
+            self._given_up(work)
+            raise
         if isinstance(outcome, _Lost):
             raise NotReadyError(outcome.words)
         return outcome
@@ -283,6 +300,17 @@ class LargeJson:
             self._limit = asyncio.get_running_loop().call_later(limit_s, self._hangs, self._process, limit_s)
             self._process.give(Told(work.number, work.order_place), work.room)
 
+    def _given_up(self, work: _Work) -> None:
+        """Take up that nobody waits for an order any more: those behind it wait for it a little longer at the most."""
+        if work in self._waiting:
+            self._waiting.remove(work)
+            self._waiting_bytes -= work.weight_bytes
+        elif work is self._current and self._limit is not None and self._process is not None:
+            loop = asyncio.get_running_loop()
+            if self._limit.when() > loop.time() + GIVEN_UP_S:
+                self._limit.cancel()
+                self._limit = loop.call_later(GIVEN_UP_S, self._hangs, self._process, GIVEN_UP_S)
+
     def _finished(self) -> None:
         self._current = None
         if self._limit is not None:
@@ -290,7 +318,7 @@ class LargeJson:
             self._limit = None
 
     def _hangs(self, process: JsonProcess, limit_s: float) -> None:
-        log.error("the JSON process has worked on an order for %.0f s; it is ended", limit_s)
+        log.error("the JSON process took longer than %.0f s for an order; it is ended", limit_s)
         process.kill()
 
     def _fail(self, work: _Work, words: str) -> None:

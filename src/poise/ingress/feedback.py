@@ -15,10 +15,12 @@ from poise.errors import MalformedRequestError, TooLargeError
 from poise.ingress.gate import Gate, PendingJob
 from poise.ingress.http_app import HttpApp
 from poise.ingress.routes import MODEL, HttpRequest, Reply, json_reply
-from poise.protocol.codec import shown
+from poise.protocol.json_structure import check_structure
+from poise.protocol.json_tensors import body_problem
 
-MAX_BODY_BYTES = 2**20
-"""Of labels. They are read on the event loop: whoever has more sends them request by request."""
+MAX_BODY_BYTES = 64 * 2**10
+"""Of labels: whoever has more sends them request by request."""
+MAX_DEPTH = 8
 EXTENSION = "poise_labels"
 
 
@@ -38,7 +40,7 @@ class Labels(Protocol):
         """Keep the outputs of a job, if it is answered, under the id that its sender gave it."""
 
     async def label(self, gate: Gate, request_id: str, sender: str, labels: Sequence[Any]) -> Labelled:
-        """Score a kept answer.
+        """Score a kept answer. Labels that are still JSON are read only if there are as many as items.
 
         Raises:
             NotFoundError: nothing is kept of such a request of this sender.
@@ -49,7 +51,7 @@ class Labels(Protocol):
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
-    labels: list[Any]
+    labels: list[msgspec.Raw]
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -71,9 +73,11 @@ def add_feedback_route(app: HttpApp, labels: Labels) -> None:
 def _body_of(request: HttpRequest) -> _Body:
     if len(request.body) > MAX_BODY_BYTES:
         raise TooLargeError(f"got {len(request.body)} bytes of labels, expected at most {MAX_BODY_BYTES}")
+    body = bytes(request.body)
+    check_structure(body, MAX_DEPTH, len(body))
     try:
-        return _decoder.decode(bytes(request.body))
+        return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequestError(
-            f"expected a JSON object of id and labels, one for each item: {shown(str(error))}"
+            f"{body_problem(error, body)}; expected a JSON object of id and labels, one for each item"
         ) from None

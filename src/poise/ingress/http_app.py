@@ -13,6 +13,7 @@ from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson
 from poise.ingress.gate import Gate, Gates, unknown_model
 from poise.ingress.guard import Guard, check_admin
 from poise.ingress.http_infer import Inference
+from poise.ingress.inflating import Bodies
 from poise.ingress.limits import Limits
 from poise.ingress.pages import kept_while, seldom_fresh
 from poise.ingress.routes import (
@@ -116,6 +117,10 @@ class HttpApp:
     async def stop(self) -> None:
         """End what runs beside the event loop."""
         await self._inference.large_json.stop()
+
+    def count_bodies(self, bodies: Bodies) -> None:
+        """Have what bodies inflate to counted with those that are on their way in."""
+        self._inference.bodies = bodies
 
     def gate_of(self, request: HttpRequest) -> Gate:
         """Return the gate that a request's path names.

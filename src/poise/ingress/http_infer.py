@@ -14,13 +14,15 @@ from poise.errors import InternalError, MalformedRequestError, RequestError
 from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson, is_large
 from poise.ingress.gate import Answered, Gate, Gates, Outcome, PendingJob, Refused, outcome_of
 from poise.ingress.guard import Identity, check_class
+from poise.ingress.inflating import Bodies, Inflating, Share
 from poise.ingress.limits import Limits
 from poise.ingress.routes import BINARY, JSON, Bytes, HttpRequest, Later, Reply, error_reply, reply_to
 from poise.ingress.trace import RequestTrace
 from poise.protocol import status
 from poise.protocol.answers import NotFiniteError, encode_answer
 from poise.protocol.codec import InferRequest, ReplyTerms, decode_infer, shown
-from poise.protocol.compression import Encoding, accepted_encoding, deflate, encoding_of, inflate
+from poise.protocol.compression import Encoding, accepted_encoding, deflate, encoding_of
+from poise.protocol.json_tensors import MANY_EXPONENTS, is_costly
 from poise.protocol.wire import ServiceWire
 
 COMPRESSED_AT_LEAST_BYTES = 1024
@@ -29,6 +31,8 @@ INLINE_BYTES = 64 * 2**10
 """What is larger is compressed in a thread, so that others need not wait for it."""
 LARGE_BODY_BYTES = 2**20
 """The tensors of larger bodies are copied into the arena a slice at a time."""
+EXPONENTS_FROM_BYTES = 4 * MANY_EXPONENTS
+"""Shorter JSON has no room for so many."""
 CONVERTED = frozenset(("BF16", "BOOL", "BYTES"))
 """Datatypes whose elements are not used as they came: much of them takes long, in memory of their own."""
 SHORTEST_S = 1e-6
@@ -44,6 +48,9 @@ class Inference:
         self._gates = gates
         self._limits = limits
         self.large_json = large_json
+        self.bodies: Bodies | None = None
+        """Where what bodies inflate to is counted."""
+        self._inflating = Inflating(large_json)
 
     def infer(self, request: HttpRequest, gate: Gate) -> Reply | Later | Coroutine[Any, Any, Reply]:
         """Answer an inference request.
@@ -58,7 +65,7 @@ class Inference:
         accepted = accepted_encoding(headers.get(b"accept-encoding"))
         body = request.body
         json_length = len(body) if header_length is None else header_length
-        if encoding is not None or json_length > LARGE_JSON_BYTES or len(body) > LARGE_BODY_BYTES:
+        if encoding is not None or len(body) > LARGE_BODY_BYTES or _takes_long(body, json_length):
             owned = body if request.owned else bytes(body)
             return self._infer_slowly(
                 request.identity, request.trace, encoding, owned, header_length, gate, accepted
@@ -99,10 +106,14 @@ class Inference:
     ) -> Reply:
         """Answer a request that would keep the event loop for too long, if it were taken in at once."""
         begin_s = asyncio.get_running_loop().time()
-        if encoding is not None:
-            body = await asyncio.to_thread(inflate, encoding, body, self._limits.body_bytes)
-        gate, pending, terms = await self._admit_slowly(identity, body, header_length, gate, begin_s)
-        body = b""  # a job that waits holds nothing of it any more
+        share = Share(self.bodies)
+        try:
+            if encoding is not None:
+                body = await self._inflating.inflated(encoding, body, self._limits.body_bytes, share)
+            gate, pending, terms = await self._admit_slowly(identity, body, header_length, gate, begin_s)
+        finally:
+            body = b""  # a job that waits holds nothing of it any more
+            share.shrink()
         if trace is not None:
             trace.taken(gate, pending)
         outcome = pending if isinstance(pending, Refused) else await outcome_of(gate, pending)
@@ -122,7 +133,7 @@ class Inference:
         while True:
             if request is not None:
                 pass  # the gate was replaced by one of the same tensors
-            elif json_length > LARGE_JSON_BYTES:
+            elif _takes_long(body, json_length):
                 request = await self.large_json.decode(body, header_length, wire, self._limits)
             elif len(body) > LARGE_BODY_BYTES and not CONVERTED.isdisjoint(
                 spec.datatype for spec in wire.inputs.values()
@@ -218,6 +229,13 @@ def decode(body: Bytes, header_length: int | None, wire: ServiceWire, limits: Li
     return decode_infer(body, header_length, wire, json_depth=limits.json_depth, most_tensors=limits.tensors)
 
 
+def _takes_long(body: Bytes, json_length: int) -> bool:
+    """Say whether the JSON at the beginning of a body had better not be read on the event loop."""
+    if not EXPONENTS_FROM_BYTES < json_length <= LARGE_JSON_BYTES:
+        return json_length > LARGE_JSON_BYTES
+    return is_costly(bytes(memoryview(body)[:json_length]))
+
+
 def _admit(
     identity: Identity, body: Bytes, header_length: int | None, gate: Gate, limits: Limits
 ) -> tuple[PendingJob | Refused, ReplyTerms]:
@@ -261,7 +279,7 @@ def _compressed_at_once(reply: Reply, accepted: Encoding | None) -> Reply:
     if accepted is None or sum(map(len, reply.body)) < COMPRESSED_AT_LEAST_BYTES:
         return reply
     body = deflate(accepted, b"".join(reply.body))
-    headers = (*reply.headers, (b"content-encoding", accepted.encode()))
+    headers = (*reply.headers, (b"content-encoding", accepted.encode()), (b"vary", b"accept-encoding"))
     return Reply(reply.status, (body,), headers, close=reply.close)
 
 

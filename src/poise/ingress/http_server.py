@@ -37,6 +37,7 @@ class HttpServer:
         self._listening: asyncio.Server | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        app.count_bodies(self)
 
     @property
     def connections(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from poise.errors import MalformedRequestError
+from poise.errors import MalformedRequestError, TooLargeError
 from poise.protocol.elements import check_size, from_bytes
 from poise.protocol.json_structure import JSON_DEPTH, TENSORS, check_structure
 from poise.protocol.json_tensors import decode_elements, json_problem
@@ -61,11 +61,14 @@ class _Parameters(Parameters, frozen=True):
 class _Request(msgspec.Struct, frozen=True):
     inputs: tuple[_InputTensor, ...]
     id: str | None = None
-    parameters: _Parameters | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
     outputs: tuple[_RequestedOutput, ...] | None = None
 
 
+MAX_PARAMETERS_BYTES = 8 * 2**10
+"""The same name may come again and again, each time with a number that takes 7 µs to read."""
 _decoder = msgspec.json.Decoder(_Request)
+_parameters_decoder = msgspec.json.Decoder(_Parameters | None)
 _NO_PARAMETERS = _Parameters()
 _NO_TENSOR_PARAMETERS = _TensorParameters()
 
@@ -98,7 +101,7 @@ def decode_infer(
     request = _decode_json(header)
     check_count(len(request.inputs), most_tensors)
     tensors = _tensors(request.inputs, binary, wire)
-    parameters = request.parameters or _NO_PARAMETERS
+    parameters = _parameters(request.parameters)
     outputs = _outputs(request.outputs, parameters.binary_data_output, wire)
     return infer_request(tensors, parameters, outputs, request.id, wire)
 
@@ -114,6 +117,25 @@ def _decode_json(header: memoryview) -> _Request:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedRequestError(f"the request is not JSON: {json_problem(error, header)}") from None
+
+
+def _parameters(raw: msgspec.Raw) -> _Parameters:
+    text = memoryview(raw)
+    if not text:
+        return _NO_PARAMETERS
+    if len(text) > MAX_PARAMETERS_BYTES:
+        raise TooLargeError(
+            f"parameters: got {len(text)} bytes of them, expected at most {MAX_PARAMETERS_BYTES}"
+        )
+    try:
+        return _parameters_decoder.decode(text) or _NO_PARAMETERS
+    except msgspec.ValidationError as error:
+        words = str(error).replace("`$", "`$.parameters")
+        if "`$" not in words:
+            words += " - at `$.parameters`"
+        raise MalformedRequestError(f"the request is not as the protocol says: {words}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedRequestError(f"the request is not JSON: {json_problem(error, text)}") from None
 
 
 def _tensors(

@@ -6,11 +6,13 @@ import zlib
 from typing import Literal
 
 from poise.errors import MalformedRequestError, TooLargeError, UnknownEncodingError
+from poise.protocol.requests import shown
 
 Encoding = Literal["gzip", "deflate"]
 ENCODINGS: tuple[Encoding, ...] = ("gzip", "deflate")
 
 _GZIP = 16 + zlib.MAX_WBITS
+_WINDOW_BYTES = 64 * 2**10
 _LEVEL = 1
 """Tensors hardly shrink more at a higher one, and cost many times as much."""
 
@@ -27,7 +29,8 @@ def encoding_of(header: bytes | None) -> Encoding | None:
     for encoding in ENCODINGS:
         if name == encoding.encode():
             return encoding
-    raise UnknownEncodingError("got a Content-Encoding that is not known, expected gzip, deflate or identity")
+    given = shown(name.decode("latin-1"))
+    raise UnknownEncodingError(f"Content-Encoding: got {given}, expected gzip, deflate or identity")
 
 
 def accepted_encoding(header: bytes | None) -> Encoding | None:
@@ -47,30 +50,77 @@ def accepted_encoding(header: bytes | None) -> Encoding | None:
     return None
 
 
-def inflate(encoding: Encoding, data: bytes | bytearray | memoryview, limit: int) -> bytes:
-    """Return a compressed body's content, of ``limit`` bytes at most.
+class Inflater:
+    """Inflates a body a piece at a time, to ``limit`` bytes at most.
 
     ``deflate`` may come with zlib's frame, as the standard says, or without, as some clients send it.
+    """
+
+    def __init__(self, encoding: Encoding, data: bytes | bytearray | memoryview, limit: int) -> None:
+        bits = _GZIP if encoding == "gzip" else zlib.MAX_WBITS
+        if encoding == "deflate" and not _has_zlib_frame(data):
+            bits = -zlib.MAX_WBITS
+        self._machine = zlib.decompressobj(bits)
+        self._encoding = encoding
+        self._data = memoryview(data)
+        self._limit = self._left = limit
+        self._at = 0
+        self._rest = b""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body is inflated."""
+        return self._machine.eof
+
+    def piece(self, most: int) -> bytes:
+        """Return what comes next, of ``most`` bytes at most.
+
+        Raises:
+            TooLargeError: the body would become larger than ``limit``.
+            MalformedRequestError: it is damaged, cut short, or something follows it.
+        """
+        found = []
+        wanted = most = min(most, self._left + 1)
+        while wanted and not self._machine.eof:
+            exhausted = not self._rest and self._at >= len(self._data)
+            try:
+                part = self._machine.decompress(self._rest or self._next(), wanted)
+            except zlib.error:
+                raise MalformedRequestError(f"the body is damaged, expected {self._encoding}") from None
+            self._rest = self._machine.unconsumed_tail
+            if exhausted and not part and not self._machine.eof:
+                raise MalformedRequestError(f"the body is cut short, expected whole {self._encoding}")
+            found.append(part)
+            wanted -= len(part)
+        self._left -= most - wanted
+        if self._left < 0:
+            raise TooLargeError(
+                f"got a body of more than {self._limit} bytes when inflated, expected at most {self._limit}"
+            )
+        if self._machine.eof and (self._machine.unused_data or self._at < len(self._data)):
+            raise MalformedRequestError(
+                f"something follows the compressed body, expected one {self._encoding} stream"
+            )
+        return b"".join(found)
+
+    def _next(self) -> memoryview:
+        """Return some more of the body: zlib copies what it does not come to."""
+        begin, self._at = self._at, self._at + _WINDOW_BYTES
+        return self._data[begin : self._at]
+
+
+def inflate(encoding: Encoding, data: bytes | bytearray | memoryview, limit: int) -> bytes:
+    """Return a compressed body's content, of ``limit`` bytes at most.
 
     Raises:
         TooLargeError: it would become larger; no more than ``limit`` is ever held.
         MalformedRequestError: it is damaged, cut short, or something follows it.
     """
-    bits = _GZIP if encoding == "gzip" else zlib.MAX_WBITS
-    if encoding == "deflate" and not _has_zlib_frame(data):
-        bits = -zlib.MAX_WBITS
-    machine = zlib.decompressobj(bits)
-    try:
-        content = machine.decompress(data, limit + 1)
-    except zlib.error:
-        raise MalformedRequestError(f"the body is damaged, expected {encoding}") from None
-    if len(content) > limit:
-        raise TooLargeError(f"got a body of more than {limit} bytes when inflated, expected at most {limit}")
-    if not machine.eof:
-        raise MalformedRequestError(f"the body is cut short, expected whole {encoding}")
-    if machine.unused_data:
-        raise MalformedRequestError(f"something follows the compressed body, expected one {encoding} stream")
-    return content
+    inflater = Inflater(encoding, data, limit)
+    found = []
+    while not inflater.complete:
+        found.append(inflater.piece(limit + 1))
+    return b"".join(found)
 
 
 def deflate(encoding: Encoding, content: bytes) -> bytes:

@@ -31,8 +31,15 @@ from poise.runtimes.tensors import as_model_takes
 from poise.scheduling.commands import AnswerPart
 
 MAX_ID_CHARACTERS = 128
+AT_ONCE_BYTES = 16 * 2**10
+"""More labels than this are read in a thread."""
+MAX_ARRAY_BYTES = 4 * 2**20
+"""Of labels as an array: one long text makes all others as long."""
 
 log = logging.getLogger(__name__)
+
+# Numbers at the ends of the range take msgspec's own way 7 µs each.
+_label_decoder = msgspec.json.Decoder(float_hook=float)
 
 
 class FeedbackLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +91,8 @@ class Scorer:
             if self.own_code:  # its own words may tell of its inside
                 log.warning("labels for service %s could not be scored: %s", self.service, error)
                 raise MalformedRequestError("the service's metric could not score these labels") from None
-            raise MalformedRequestError(f"{error.message}, expected {error.expected}") from None
+            got = error.message.removeprefix("metric top1 with ")
+            raise MalformedRequestError(f"got {got}, expected {error.expected}") from None
 
 
 class ModeCounts(Collector):
@@ -190,7 +198,11 @@ class Feedback:
             raise MalformedRequestError(
                 f"labels: got {len(labels)}, expected {kept.items}, one for each item of the request"
             )
-        array, outputs, scorer = _array_of(labels), kept.outputs, kept.scorer
+        size = sum(len(memoryview(label)) for label in labels if isinstance(label, msgspec.Raw))
+        array = _array_of(labels) if size <= AT_ONCE_BYTES else await asyncio.to_thread(_array_of, labels)
+        outputs, scorer = kept.outputs, kept.scorer
+        if not outputs:
+            raise ConflictError(f"request {shown(request_id)} was labelled before")
         if scorer.own_code:
             # It may take its time; meanwhile nobody else labels the same.
             kept.outputs = {}
@@ -253,9 +265,39 @@ def _array_of(labels: Sequence[Any]) -> NDArray[Any]:
     """
     expected = "numbers, texts or lists of them, all of one shape"
     try:
-        array = np.array(labels)
+        values = [_label_decoder.decode(each) if isinstance(each, msgspec.Raw) else each for each in labels]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise MalformedRequestError(f"labels: got some that are no JSON, expected {expected}") from None
+    if _text_bytes(values) > MAX_ARRAY_BYTES:
+        raise MalformedRequestError("labels: got a text that is too long for so many, expected short texts")
+    try:
+        array = np.array(values)
     except (ValueError, OverflowError, RecursionError):
         raise MalformedRequestError(f"labels: got some of different shapes, expected {expected}") from None
     if array.dtype.kind not in "biufU":
-        raise MalformedRequestError(f"labels: got some of different kinds, expected {expected}")
+        raise MalformedRequestError(f"labels: got {_odd_one(array)}, expected {expected}")
     return array
+
+
+def _text_bytes(values: list[Any]) -> int:
+    """Return how large an array of labels becomes by the longest text among them; 0 where there is none."""
+    found = longest = 0
+    lists = [values]
+    while lists:
+        for value in lists.pop():
+            if isinstance(value, list):
+                lists.append(value)
+            else:
+                found += 1
+                longest = max(longest, len(value) if isinstance(value, str) else 0)
+    return found * longest * np.dtype("U1").itemsize
+
+
+def _odd_one(array: NDArray[Any]) -> str:
+    """Return in words what of some labels an array of numbers or texts cannot hold."""
+    for value in array.ravel():
+        if value is None:
+            return "null"
+        if isinstance(value, dict):
+            return "an object"
+    return "a number beyond 64 bits, or some of different kinds"
