@@ -167,7 +167,15 @@ def with_input(index: int, **changes: object) -> dict:
 
 DEEP = "[" * 100_000
 MALFORMED = {
-    "empty body": (b"", "not JSON"),
+    "empty body": (b"", "not JSON: got nothing, expected an object"),
+    "half a pair": (rb'{"id": "\ud800"}', "not JSON: got half of a surrogate pair at byte 8"),
+    "half a pair before text": (rb'{"id": "\ud83dx"}', "not JSON: got half of a surrogate pair at byte 8"),
+    "cut short behind a whole pair": (rb'{"id": "\ud83d\ude00"', "not JSON: got text that is cut short"),
+    "cut short behind a backslash": (rb'{"id": "\\ud83d"', "not JSON: got text that is cut short"),
+    "cut short in a pair": (rb'{"id": "\ud83d\u', "not JSON: got text that is cut short"),
+    "long id": (tiny_request(id="x" * 1001), "id: got 1001 characters, expected at most 1000"),
+    "sequence": (tiny_request(parameters={"sequence_id": 5}), "sequence_id: got '5', expected 0 or none"),
+    "named sequence": (tiny_request(parameters={"sequence_id": "s"}), "sequence_id: got 's', expected 0"),
     "no object": (b"[]", "Expected `object`, got `array`"),
     "truncated": (json.dumps(tiny_request()).encode()[:-20], "not JSON"),
     "not UTF-8": (b'{"inputs": [{"name": "\xff"}]}', "not JSON"),
@@ -235,7 +243,10 @@ MALFORMED = {
     "negative timeout": (tiny_request(parameters={"timeout": -1}), "timeout: got -1"),
     "floor too high": (tiny_request(parameters={"poise_accuracy_floor": 0.7}), "expected 0 to 0.6"),
     "negative floor": (tiny_request(parameters={"poise_accuracy_floor": -0.1}), "expected 0 to 0.6"),
-    "negative priority": (tiny_request(parameters={"priority": -1}), "priority: got -1"),
+    "negative priority": (
+        tiny_request(parameters={"priority": -1}),
+        "priority: got -1, expected a whole number from 0 to 2147483647",
+    ),
 }
 
 
@@ -247,6 +258,14 @@ def test_malformed_requests_name_the_thing_and_what_was_expected(case):
         decode_infer(data, None, TINY_WIRE)
     assert words in caught.value.message
     assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize("sequence", [0, "", None])
+def test_no_sequence_and_the_longest_id(sequence):
+    body = json.dumps(
+        tiny_request(id="x" * 1000, parameters={"sequence_id": sequence, "sequence_start": False})
+    )
+    assert decode_infer(body.encode(), None, TINY_WIRE).reply.id == "x" * 1000
 
 
 def test_the_request_that_those_are_made_from_is_right():

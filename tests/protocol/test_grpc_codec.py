@@ -110,7 +110,8 @@ def requests(draw):
                 "priority": st.integers(0, 9),
                 "timeout": st.integers(0, 10**9),
                 "poise_deadline_ms": st.floats(1e-3, 1e6),
-                "sequence_id": st.integers(0, 5),
+                "sequence_id": st.just(0),
+                "unknown": st.integers(0, 5),
             },
         )
     )
@@ -283,6 +284,12 @@ MALFORMED = {
     "timeout in words": (with_parameter("timeout", "string_param", "soon"), "timeout"),
     "negative priority": (with_parameter("priority", "int64_param", -1), "priority: got -1"),
     "priority beyond all": (with_parameter("priority", "uint64_param", 2**64 - 1), "priority"),
+    "long id": (
+        edited(lambda m: setattr(m, "id", "x" * 1001)),
+        "id: got 1001 characters, expected at most 1000",
+    ),
+    "sequence": (with_parameter("sequence_id", "int64_param", 5), "sequence_id: got '5', expected 0 or none"),
+    "named sequence": (with_parameter("sequence_id", "string_param", "s"), "sequence_id: got 's'"),
     "deadline of no number": (
         with_parameter("poise_deadline_ms", "double_param", float("nan")),
         "poise_deadline_ms: got nan",

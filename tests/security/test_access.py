@@ -3,6 +3,7 @@
 import hmac
 import http.client
 import itertools
+import json
 from typing import Any
 from unittest import mock
 
@@ -161,6 +162,10 @@ def test_a_web_page_of_others_changes_nothing(origin):
     with attacked() as target:
         code, _, body = target.ask(infer(wave(), f"Origin: {origin}"))
         assert code == 403, body
+        assert json.loads(body)["error"] == (
+            f"got a request of a web page from origin {origin!r}, expected one from this machine, or from an origin "
+            "that the server allows (--origin)"
+        )
         assert target.gate.requests == []
         assert target.ask(infer(wave(), "Origin: http://localhost:3000"))[0] == 200
 

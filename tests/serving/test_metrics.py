@@ -12,6 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from tests.servers import DATATYPES, TINY, Server, copy_tiny, json_request, serving
 
+from poise.domain.job import RefusalReason
 from poise.files import open_service
 from poise.scheduling.commands import Answer, AnswerPart
 from poise.scheduling.events import AllocationAdopted, WorkerReady
@@ -111,12 +112,14 @@ def test_arrivals_are_outcomes(used):
     _, _, after = used
     assert sums(after["poise_arrived_jobs"], "slo_class") == {("interactive",): 30, ("bulk",): 2}
     assert sums(after["poise_arrived_items"], "slo_class") == {("interactive",): 60, ("bulk",): 4}
-    assert sums(after["poise_jobs"], "slo_class", "outcome") == {
+    jobs = sums(after["poise_jobs"], "slo_class", "outcome")
+    assert {series: count for series, count in jobs.items() if count} == {
         ("interactive", "answered"): 30,
         ("bulk", "answered"): 1,
         ("bulk", "refused"): 1,
     }
-    assert sums(after["poise_refused_jobs"], "reason") == {("deadline_unreachable",): 1}
+    refused = sums(after["poise_refused_jobs"], "reason")
+    assert {reason: count for reason, count in refused.items() if count} == {("deadline_unreachable",): 1}
 
 
 def test_items_by_mode_and_by_class_add_up(used):
@@ -247,7 +250,14 @@ def test_several_services_have_a_label_and_each_family_one_head():
     assert len(re.findall("^# TYPE poise_jobs_total ", shown, re.MULTILINE)) == 1
     after = parsed(shown)
     assert sums(after["poise_arrived_jobs"], "service", "slo_class")["one", "bulk"] == 1
-    assert sums(after["poise_jobs"], "service", "slo_class", "outcome") == {("two", "bulk", "late"): 1}
+    jobs = sums(after["poise_jobs"], "service", "slo_class", "outcome")
+    assert {series: count for series, count in jobs.items() if count} == {("two", "bulk", "late"): 1}
+    outcomes = {(name, outcome) for _, name, outcome in jobs}
+    assert {outcome for name, outcome in outcomes if name == "interactive"} == {
+        *("answered", "late", "refused", "failed")
+    }, "every series is there before its first job"
+    refused = sums(after["poise_refused_jobs"], "service", "reason")
+    assert refused == {(service, reason.value): 0 for service in ("one", "two") for reason in RefusalReason}
     assert sums(after["poise_late_jobs"], "service") == {("one",): 0, ("two",): 1}
     assert sums(after["poise_below_floor_jobs"], "service") == {("one",): 0, ("two",): 1}
     expected = sums(after["poise_accuracy_expected_items"], "service", "slo_class")

@@ -246,6 +246,17 @@ def test_clients_of_triton_unload_and_load_over_http(two, arrays):
         assert not client.is_model_ready("two")
         assert client.is_model_ready("one")
         assert client.is_server_ready()
+        client.unload_model("one")
+        server.wait_until(lambda: posted_index(server) == [])
+        assert not client.is_server_ready()
+        status, _, answer = server.request("GET", "/v2/health/ready")
+        assert (status, json.loads(answer)["error"][-20:]) == (503, "no service is loaded")
+        with contextlib.closing(triton_grpc.InferenceServerClient(server.grpc_address)) as grpc_client:
+            assert not grpc_client.is_server_ready()
+            client.load_model("one")
+            assert grpc_client.is_server_ready()
+        assert json.loads(server.request("GET", "/v2/health/ready")[2]) == {"ready": True}
+        assert json.loads(server.request("GET", "/v2/models/one/ready")[2]) == {"name": "one", "ready": True}
         server.service = "two"
         status, answer = server.post(json_request(arrays, tuple(DATATYPES)))
         assert (status, answer["error"]) == (404, "no model 'two', expected one")
@@ -289,8 +300,12 @@ def test_repository_requests_that_are_none(two):
     server, _, _ = two
     status, _, answer = server.request("POST", "/v2/repository/index", b"nonsense")
     assert status == 400
-    assert "the request is not as the protocol says" in json.loads(answer)["error"]
-    assert server.request("POST", "/v2/repository/models/one/load", b"[1]")[0] == 400
+    assert json.loads(answer)["error"] == "the request is not JSON: invalid character (byte 4)"
+    status, _, answer = server.request("POST", "/v2/repository/models/one/load", b"[1]")
+    assert status == 400
+    assert json.loads(answer)["error"] == (
+        "the request is not as the protocol says: Expected `object`, got `array`"
+    )
     assert server.request("GET", "/v2/repository/index")[0] == 405
     assert server.request("POST", "/v2/repository/models/nix/unload")[0] == 404
 

@@ -18,6 +18,7 @@ from tests.serving.test_server import refused_start
 from poise.errors import ConfigError
 from poise.ingress.guard import Identity
 from poise.ingress.tokens import read_secret, read_token_file
+from poise.protocol import inference_pb2 as pb
 
 ALICE = "a" * 32
 BOB = "b" * 32
@@ -203,9 +204,23 @@ def test_an_address_of_grpc_alone_is_looked_at_too(tmp_path):
     assert "got host '0.0.0.0', which other machines can reach" in line
 
 
-def test_without_tokens_other_machines_cannot_have_it_reload(tmp_path):
+def test_without_tokens_other_machines_cannot_have_it_reload_load_or_unload(tmp_path):
     service = emulated_service(tmp_path / "tiny", STATIC)
     with serving(service, "--host", "0.0.0.0", "--insecure") as server:
         server.address = server.address.replace("0.0.0.0", "127.0.0.1")
-        assert server.request("GET", "/v2")[0] == 200
-        assert server.request("POST", "/v2/poise/reload")[0] == http.client.NOT_FOUND
+        status, _, answer = server.request("GET", "/v2")
+        assert status == 200
+        assert "model_repository" not in json.loads(answer)["extensions"]
+        paths = ("poise/reload", "repository/index", "repository/models/tiny/unload")
+        for path in paths:
+            assert server.request("POST", f"/v2/{path}")[0] == http.client.NOT_FOUND, path
+        listed = json.loads(server.request("GET", "/openapi.json")[2])["paths"]
+        assert "/v2/models/{model}/infer" in listed
+        assert not [path for path in listed if "repository" in path or "reload" in path]
+        unload = pb.RepositoryModelUnloadRequest(model_name="tiny").SerializeToString()
+        with grpc.insecure_channel(server.grpc_address.replace("0.0.0.0", "127.0.0.1")) as channel:
+            ask = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelUnload")
+            with pytest.raises(grpc.RpcError) as refused:
+                ask(unload, timeout=10)
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert server.request("GET", "/v2/health/ready")[0] == 200

@@ -138,6 +138,21 @@ async def settled_outcome(pending: PendingJob) -> Outcome:
     return outcome
 
 
+def why_not_ready(gates: Iterable[Gate]) -> str | None:
+    """Return in words why a server of some gates is not ready; None where it is.
+
+    A service that is being unloaded does not matter to the others.
+    """
+    gates = tuple(gates)
+    if not gates:
+        return "no service is loaded"
+    there = [gate for gate in gates if not gate.draining]
+    if not there:
+        return "draining"
+    waiting = [gate.wire.name for gate in there if not gate.ready]
+    return f"{', '.join(waiting)}: loading, or no worker is ready" if waiting else None
+
+
 def unknown_model(name: str, gates: Iterable[str]) -> NotFoundError:
     """Return the error of a name that no gate has."""
     return NotFoundError(f"no model {shown(name)}, expected {' or '.join(gates) or 'one that is loaded'}")

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 import poise
 from poise.domain.job import RefusalReason
 from poise.errors import MalformedRequestError, NotFoundError, RequestError
-from poise.ingress.gate import Gate, Gates, PendingJob, Refused, outcome_of, unknown_model
+from poise.ingress.gate import Gate, Gates, PendingJob, Refused, outcome_of, unknown_model, why_not_ready
 from poise.ingress.guard import Identity, check_admin, check_class
 from poise.ingress.limits import Limits
 from poise.ingress.repository import Repository, check_length, models_in
@@ -31,6 +31,9 @@ INLINE_BYTES = 64 * 2**10
 """Typed contents of more are taken apart in a thread, so that others need not wait for it."""
 LARGE_BYTES = 2**20
 """The same of raw contents, which mostly are copied and no more; then they are copied in slices."""
+
+REPOSITORY_METHODS = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
+"""Those for whoever may change the server's state."""
 
 Method = Callable[[Identity, bytes, float | None], Awaitable[Awaitable[bytes]]]
 """Takes a call in and returns what waits for its answer, and holds nothing of the message any more.
@@ -73,7 +76,7 @@ class GrpcMethods:
             "ServerLive": _plain(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
             "ServerReady": _plain(
                 pb.ServerReadyRequest,
-                lambda _: pb.ServerReadyResponse(ready=all(gate.ready for gate in self._gates.values())),
+                lambda _: pb.ServerReadyResponse(ready=why_not_ready(self._gates.values()) is None),
             ),
             "ModelReady": _plain(pb.ModelReadyRequest, self._model_ready),
             "ServerMetadata": _plain(pb.ServerMetadataRequest, self._server_metadata),

@@ -11,8 +11,9 @@ import grpc
 
 from poise.errors import ConfigError, DeadlineError, InternalError, MalformedRequestError, RequestError
 from poise.ingress.gate import Gates
-from poise.ingress.grpc_methods import CallError, GrpcMethods, Method
+from poise.ingress.grpc_methods import REPOSITORY_METHODS, CallError, GrpcMethods, Method
 from poise.ingress.guard import Guard, Identity
+from poise.ingress.http_app import REPOSITORY
 from poise.ingress.limits import Limits
 from poise.ingress.repository import Repository
 from poise.ingress.trace import grpc_trace
@@ -66,17 +67,21 @@ async def start_grpc(
     extensions: Sequence[str] = (),
     repository: Repository | None = None,
     tracer: Tracer | None = None,
+    outside: bool = False,
 ) -> GrpcServer:
     """Listen on an address, ``host:port``; port 0 takes a free one. Without credentials there is no TLS.
 
     ``extensions``: what the metadata tells of; ``repository`` None: there is none; ``tracer`` None: nothing is traced.
+    ``outside``: other machines reach it; then nobody changes the server's state who did not need a token.
 
     Raises:
         ConfigError: nobody can listen there.
     """
+    if outside and guard.open:
+        extensions = [name for name in extensions if name != REPOSITORY]
     methods = GrpcMethods(gates, limits, extensions, repository)
     traffic = Traffic("grpc")
-    door = _Door(methods, guard, limits, traffic, tracer)
+    door = _Door(methods, guard, limits, traffic, tracer, outside)
     server = grpc.aio.server(
         handlers=(door,),
         options=_options(limits),
@@ -116,13 +121,20 @@ class _Door(grpc.GenericRpcHandler):
     """What every call of every method comes through, known or not: who asks is found out here, and nowhere else."""
 
     def __init__(
-        self, methods: GrpcMethods, guard: Guard, limits: Limits, traffic: Traffic, tracer: Tracer | None
+        self,
+        methods: GrpcMethods,
+        guard: Guard,
+        limits: Limits,
+        traffic: Traffic,
+        tracer: Tracer | None,
+        outside: bool,
     ) -> None:
         self._methods = {f"/{SERVICE}/{name}": (name, method) for name, method in methods.table().items()}
         self._guard = guard
         self._limits = limits
         self._traffic = traffic
         self._tracer = tracer
+        self._outside = outside
         self.calls: set[Context] = set()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
@@ -136,7 +148,7 @@ class _Door(grpc.GenericRpcHandler):
             self._count("", refused.status)
             return _refusal(refused)
         name, method = self._methods.get(handler_call_details.method, ("", None))
-        if method is None:
+        if method is None or (name in REPOSITORY_METHODS and self._outside and self._guard.open):
             self._traffic.requests["", "UNIMPLEMENTED"] += 1
             return None
 

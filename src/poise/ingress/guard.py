@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from poise.errors import ForbiddenError, UnauthorizedError
+from poise.protocol.codec import shown
 
 _SCHEME = "bearer "
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -101,7 +102,10 @@ class Guard:
         except ValueError:
             host = None
         if host not in _LOOPBACK:
-            raise ForbiddenError("requests from web pages of this origin are not taken")
+            raise ForbiddenError(
+                f"got a request of a web page from origin {shown(origin)}, expected one from this machine, or from "
+                "an origin that the server allows (--origin)"
+            )
 
 
 def check_class(identity: Identity, slo_class: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import poise
 from poise.errors import NotFoundError, NotReadyError, TooLargeError
 from poise.ingress.decoding import LARGE_JSON_BYTES, LargeJson
-from poise.ingress.gate import Gate, Gates, unknown_model
+from poise.ingress.gate import Gate, Gates, unknown_model, why_not_ready
 from poise.ingress.guard import Guard, check_admin
 from poise.ingress.http_infer import Inference
 from poise.ingress.inflating import Bodies
@@ -35,12 +35,17 @@ from poise.telemetry.tracing import Tracer
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics"]
 """The protocol's extensions that are always there."""
+REPOSITORY = "model_repository"
+"""That for whoever may change the server's state."""
 
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 
 class HttpApp:
-    """All routes, behind one guard. ``metrics`` returns what Prometheus scrapes; ``tracer`` None: nothing is traced."""
+    """All routes, behind one guard. ``metrics`` returns what Prometheus scrapes; ``tracer`` None: nothing is traced.
+
+    ``outside``: other machines reach it. Then nobody changes the server's state who did not need a token.
+    """
 
     def __init__(
         self, gates: Gates, guard: Guard, limits: Limits, metrics: Callable[[], bytes] | None = None
@@ -51,17 +56,18 @@ class HttpApp:
         self.routes = Routes()
         self.tracer: Tracer | None = None
         self.extensions: list[str] = list(EXTENSIONS)
+        self.outside = False
         self._inference = Inference(gates, limits, LargeJson())
         self._infer: dict[bytes, dict[str, Route]] = {}
         add = self.routes.add
         add("GET", "/v2", self._server_metadata)
         add("GET", "/v2/health/live", lambda _: json_reply({"live": True}))
-        add("GET", "/v2/health/ready", lambda _: self._ready(gates.values()))
+        add("GET", "/v2/health/ready", lambda _: self._ready())
         add("GET", MODEL, lambda request: json_reply(metadata(self.gate_of(request).wire)))
         add("GET", f"{MODEL}/config", lambda request: json_reply(self.gate_of(request).config()))
         add("GET", f"{MODEL}/stats", lambda request: _statistics((self.gate_of(request),)))
         add("GET", "/v2/models/stats", lambda _: _statistics(gates.values()))
-        add("GET", f"{MODEL}/ready", lambda request: self._ready((self.gate_of(request),)))
+        add("GET", f"{MODEL}/ready", lambda request: _model_ready(self.gate_of(request)))
         add(
             "POST",
             f"{MODEL}/infer",
@@ -91,6 +97,8 @@ class HttpApp:
         route = methods.get(request.method)
         if route is None and request.method == "HEAD":
             route = methods.get("GET")
+        if route is not None and route.admin and self._admins_kept_out:
+            raise NotFoundError(f"no route {shown(request.target.decode('latin-1'))}")
         if route is None:
             expected = ", ".join(sorted(methods))
             words = f"got method {shown(request.method)}, expected {expected}"
@@ -137,6 +145,10 @@ class HttpApp:
             raise NotFoundError(f"no version {shown(version)}, expected {VERSION}")
         return gate
 
+    @property
+    def _admins_kept_out(self) -> bool:
+        return self.outside and self.guard.open
+
     def _find_infer_routes(self) -> None:
         """Know the paths of inference as they are mostly written, without looking for a pattern."""
         self._infer = {}
@@ -152,24 +164,37 @@ class HttpApp:
             {
                 "name": "poise",
                 "version": poise.__version__,
-                "extensions": self.extensions,
+                "extensions": [
+                    name for name in self.extensions if name != REPOSITORY or not self._admins_kept_out
+                ],
                 "models": list(self.gates),
             }
         )
 
     def _told_by_openapi(self) -> object:
-        return len(self.routes), [gate.wire for gate in self.gates.values()]
+        return len(self.routes), self._admins_kept_out, [gate.wire for gate in self.gates.values()]
 
     def _openapi(self, request: HttpRequest) -> Reply:
         wires = [gate.wire for gate in self.gates.values()]
-        return json_reply(openapi.document(self.routes, wires, poise.__version__))
+        kept_out = self._admins_kept_out
+        there = (
+            (pattern, [method for method, route in methods.items() if not (kept_out and route.admin)])
+            for pattern, methods in self.routes
+        )
+        return json_reply(openapi.document(there, wires, poise.__version__))
 
-    def _ready(self, gates: Sequence[Gate]) -> Reply:
-        for gate in gates:
-            if not gate.ready:
-                words = "draining" if gate.draining else "loading, or no worker is ready"
-                raise NotReadyError(f"the server is not ready: {words}")
-        return json_reply({"name": gates[0].wire.name if gates else "", "ready": True})
+    def _ready(self) -> Reply:
+        why = why_not_ready(self.gates.values())
+        if why is not None:
+            raise NotReadyError(f"the server is not ready: {why}")
+        return json_reply({"ready": True})
+
+
+def _model_ready(gate: Gate) -> Reply:
+    if not gate.ready:
+        words = "draining" if gate.draining else "loading, or no worker is ready"
+        raise NotReadyError(f"service {gate.wire.name!r} is not ready: {words}")
+    return json_reply({"name": gate.wire.name, "ready": True})
 
 
 def _statistics(gates: Sequence[Gate]) -> Reply:

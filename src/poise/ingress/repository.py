@@ -10,10 +10,10 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from poise.errors import MalformedRequestError, TooLargeError
-from poise.ingress.http_app import HttpApp
+from poise.ingress.http_app import REPOSITORY, HttpApp
 from poise.ingress.routes import JSON, HttpRequest, Reply, json_reply
 from poise.protocol import status
-from poise.protocol.codec import shown
+from poise.protocol.json_tensors import body_problem
 from poise.protocol.wire import VERSION
 
 RELOAD_PATH = "/v2/poise/reload"
@@ -111,7 +111,7 @@ def add_repository_routes(app: HttpApp, repository: Repository) -> None:
         _decoded(_object_decoder, request)
         return request
 
-    app.extensions.append("model_repository")
+    app.extensions.append(REPOSITORY)
     app.routes.add("POST", "/v2/repository/index", index, changes_state=False, admin=True)
     app.routes.add("POST", "/v2/repository/models/{model}/load", lambda r: load(checked(r)), admin=True)
     app.routes.add("POST", "/v2/repository/models/{model}/unload", lambda r: unload(checked(r)), admin=True)
@@ -152,4 +152,4 @@ def _decoded(decoder: msgspec.json.Decoder[T], request: HttpRequest) -> T | None
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRequestError(f"the request is not as the protocol says: {shown(str(error))}") from None
+        raise MalformedRequestError(body_problem(error, body)) from None

@@ -20,17 +20,22 @@ from poise.protocol.wire import LENGTH, Array, InputWire, ServiceWire
 SHORTEST_S = 1e-6
 """What a job has to its deadline at least, also if its client has given it up already."""
 
+MOST_ID_CHARACTERS = 1000
+HIGHEST_PRIORITY = 2**31 - 1
+
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Parameters(msgspec.Struct, frozen=True):
     """What a request may ask for beside its tensors, under the names of the protocol's ``parameters``.
 
-    Units: ``timeout`` in microseconds; 0 is none, as the protocol says.
+    Units: ``timeout`` in microseconds; 0 is none, as the protocol says. ``sequence_id``: requests of one go to one
+    state of the model; 0 and the empty text are none, and any other is refused.
     """
 
     timeout: Int64 | None = None
     priority: Int64 | None = None
+    sequence_id: int | str | None = None
     poise_class: str | None = None
     poise_deadline_ms: float | None = None
     poise_accuracy_floor: float | None = None
@@ -88,8 +93,10 @@ def infer_request(
     ``limit_s``: the client waits no longer than so many seconds.
 
     Raises:
-        MalformedRequestError: a modality that is there in part, or parameters that the service does not allow.
+        MalformedRequestError: a modality that is there in part, parameters that the service does not allow, or an id
+            that is too long.
     """
+    _check_terms(request_id, parameters)
     available = _available(tensors, wire)
     name = parameters.poise_class if parameters.poise_class is not None else wire.default_class
     slo_class = wire.classes.get(name)
@@ -236,6 +243,18 @@ def _available(tensors: Sequence[InferTensor], wire: ServiceWire) -> int:
     return mask
 
 
+def _check_terms(request_id: str | None, parameters: Parameters) -> None:
+    if request_id is not None and len(request_id) > MOST_ID_CHARACTERS:
+        raise MalformedRequestError(
+            f"id: got {len(request_id)} characters, expected at most {MOST_ID_CHARACTERS}"
+        )
+    if parameters.sequence_id not in (None, 0, ""):
+        raise MalformedRequestError(
+            f"parameter sequence_id: got {shown(str(parameters.sequence_id))}, expected 0 or none: sequences are not "
+            "offered, every request stands alone"
+        )
+
+
 def _deadline_s(parameters: Parameters, slo_class: SLOClass) -> float:
     """Return the class's SLO, or a shorter deadline; a longer one is cut to the SLO."""
     deadline_s = slo_class.latency_slo_s
@@ -270,8 +289,8 @@ def _floor(parameters: Parameters, slo_class: SLOClass) -> float:
 
 def _priority(parameters: Parameters) -> int:
     priority = parameters.priority or 0
-    if not 0 <= priority < 2**31:
+    if not 0 <= priority <= HIGHEST_PRIORITY:
         raise MalformedRequestError(
-            f"parameter priority: got {priority}, expected 0 or a small whole number above"
+            f"parameter priority: got {priority}, expected a whole number from 0 to {HIGHEST_PRIORITY}"
         )
     return priority

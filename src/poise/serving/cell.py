@@ -196,13 +196,13 @@ class Cell:
         if not (self.draining or self._stopped):
             return self._enter(request, first)
         self.rows.give_back(first, request.items)
-        return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
+        return self.refused(request.slo_class, RefusalReason.DRAINING, "the service is draining")
 
     def _rows_for(self, request: InferRequest) -> int | Refused:
         self.monitor.arrived(request.slo_class, request.items)
         self.metrics.arrived(request.slo_class, request.items)
         if self.draining:
-            return self.refused(request.slo_class, RefusalReason.DRAINING, "the server is draining")
+            return self.refused(request.slo_class, RefusalReason.DRAINING, "the service is draining")
         if not self.started:
             return self.refused(request.slo_class, RefusalReason.NO_WORKER, "the server is still loading")
         if (first := rows_for(self.rows, request)) is not None:

@@ -158,7 +158,7 @@ class IngressProcess(ChildProcess):
     def _placed(self, message: JobPlaced) -> None:
         cell = self._owner.cell(message.gate)
         if cell is None:
-            self.tell(JobRefused(message.number, RefusalReason.DRAINING, "the server is draining"))
+            self.tell(JobRefused(message.number, RefusalReason.DRAINING, "the service is draining"))
             return
         first, rows = cell.rows.share_of(self.place)
         if message.items < 1 or not first <= message.first_row <= first + rows - message.items:

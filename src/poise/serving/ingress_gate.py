@@ -73,7 +73,7 @@ class RemoteGate:
         if not self.draining:
             return self._enter(request, first)
         self._rows.give_back(first, request.items)
-        return Refused(RefusalReason.DRAINING, "the server is draining")
+        return Refused(RefusalReason.DRAINING, "the service is draining")
 
     def cancel(self, pending: PendingJob) -> None:
         """Give a job up whose client is gone. Its rows are free once the cell says so."""
@@ -101,7 +101,7 @@ class RemoteGate:
 
     def _rows_for(self, request: InferRequest) -> int | Refused:
         if self.draining:
-            return Refused(RefusalReason.DRAINING, "the server is draining")
+            return Refused(RefusalReason.DRAINING, "the service is draining")
         if (first := self._rows.take(request.items)) is not None:
             return first
         self._tell(JobTurnedAway(self.number, request.slo_class, request.items))

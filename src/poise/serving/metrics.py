@@ -9,11 +9,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from poise.domain.job import RefusalReason
 from poise.scheduling.commands import Answer
 from poise.serving.cell_state import CellState, state_families
 from poise.telemetry.families import SECONDS, Histogram, counter, counter_family, histogram_family
 
 DECISION_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 1e-1)
+OUTCOMES = ("answered", "late", "refused", "failed")
 ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -41,8 +43,9 @@ class CellMetrics(Collector):
         self._state = state
         self._registry = CollectorRegistry(auto_describe=False)
         self._classes = {name: ClassMetrics() for name in classes}
-        self.jobs: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.refused: defaultdict[str, int] = defaultdict(int)
+        # Every series is there from the start: a rate over one that begins with its first job misses that job.
+        self.jobs = {(name, outcome): 0 for name in classes for outcome in OUTCOMES}
+        self.refused = {reason.value: 0 for reason in RefusalReason}
         self.items: defaultdict[tuple[str, int], int] = defaultdict(int)
         self.late_jobs = 0
         self.below_floor_jobs = 0

@@ -233,8 +233,8 @@ async def _serve(
             lambda: metrics_text(deployments.metrics(), *collectors),
         )
         app.tracer = tracer
-        if not guard.open or is_loopback(listener.getsockname()[0]):
-            add_reload_route(app, deployments)
+        app.outside = not is_loopback(listener.getsockname()[0])
+        add_reload_route(app, deployments)
         if feedback is not None:
             add_feedback_route(app, feedback)
         if settings.repository:
@@ -263,6 +263,7 @@ async def _serve(
                 extensions=app.extensions,
                 repository=deployments if settings.repository else None,
                 tracer=tracer,
+                outside=not is_loopback(host),
             )
             fronts.append(grpc)
             collectors.append(GrpcMetrics(grpc))
