@@ -114,6 +114,10 @@ def test_what_differs_is_named(tmp_path):
         ),
         (
             ConfigError("cannot be read: No such file", file="/etc/poise/key.pem"),
+            "key.pem: cannot be read: No such file",
+        ),
+        (
+            ConfigError("/srv/tiny: cannot be read"),
             "it cannot be served: the log says more",
         ),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 import msgspec
 
@@ -58,6 +59,8 @@ def words_for_clients(error: PoiseError) -> str:
     text = str(error)
     if not isinstance(error, ConfigError | WorkerError):
         return text
+    if isinstance(error, ConfigError) and error.file is not None:  # its name, and not where it lies
+        text = text.replace(error.file, PurePath(error.file).name, 1) if error.file[:1] == "/" else text
     ends = [found.start() for found in (_ABSOLUTE.search(text), _FOREIGN.search(text)) if found]
     if not ends:
         return text
