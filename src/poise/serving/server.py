@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import ipaddress
 import logging
@@ -43,6 +44,12 @@ from poise.telemetry.tracing import Tracing, open_tracer
 BACKLOG = 2048
 GC_THRESHOLDS = (20_000, 50, 20)
 """Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
+
+_INSTEAD = {
+    errno.EADDRNOTAVAIL: "an address of this machine",
+    errno.EACCES: "a port from 1024 on, or the right to a lower one",
+}
+"""What would do where an address cannot be bound for another reason than that somebody listens there."""
 
 log = logging.getLogger(__name__)
 
@@ -176,9 +183,8 @@ def bind(host: str, port: int, *, guarded: bool, shared: bool = False) -> socket
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}", expected="a free port"
-        ) from None
+        expected = _INSTEAD.get(error.errno or 0, "a free port")
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", expected=expected) from None
     listener.setblocking(False)
     return listener
 
