@@ -1,6 +1,7 @@
 """The repository's routes: what is too long for them is not read. The rest is tested with a server that reloads."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -96,9 +97,11 @@ def test_calls_whose_message_is_there_are_waited_for_and_no_others() -> None:
         server = await start_grpc(Gates({}), Guard(None, ()), Limits(), "127.0.0.1:0", repository=repository)
         message = pb.RepositoryModelLoadRequest(model_name="tiny").SerializeToString()
         async with asyncio.timeout(60), grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            silent = channel.stream_unary(f"/{SERVICE}/ServerLive")()  # its message never comes
+            silent: Any = channel.stream_unary(f"/{SERVICE}/ServerLive")  # whose message never comes
+            silent = silent()
             await server.replied()
-            loading = channel.unary_unary(f"/{SERVICE}/RepositoryModelLoad")(message)
+            load: Any = channel.unary_unary(f"/{SERVICE}/RepositoryModelLoad")
+            loading = load(message)
             await repository.loading.wait()
             waiting = asyncio.create_task(server.replied())
             await asyncio.sleep(0.05)
