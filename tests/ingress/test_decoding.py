@@ -291,7 +291,7 @@ def test_one_whose_client_leaves_does_not_keep_the_others_waiting(monkeypatch):
         while not large._waiting:
             await asyncio.sleep(0)
         first.cancel()
-        same(await second, decode_infer(BODY, None, WIRE))
+        same(await asyncio.wait_for(second, 20), decode_infer(BODY, None, WIRE))
         assert large.pid != pid
 
     run(test, patience_s=1e6)
