@@ -64,7 +64,7 @@ def test_an_answer_that_waits_for_the_json_process_is_written_or_refused(
         server.wait_until(lambda: server.metric(done) == 2)
         server.process.terminate()
         server.wait_until(lambda: "draining" in server.log())
-        for _ in range(20):  # it ends for nobody but who waits
+        for _ in range(3):  # it ends for nobody but who waits
             assert server.request("GET", "/v2/health/ready")[0] == 503
         if resumed:
             process.resume()
