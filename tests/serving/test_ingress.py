@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -417,7 +418,8 @@ def test_packets_that_are_none(data):
 @pytest.mark.parametrize(("listening", "beats"), [(True, HUNG_BEATS), (False, START_BEATS)])
 def test_a_process_that_says_nothing_for_too_long_is_ended_once(listening, beats):
     kills: list[int] = []
-    process = IngressProcess.__new__(IngressProcess)
+    beat = 0
+    process: Any = IngressProcess.__new__(IngressProcess)
     process.place = 1
     process._silent_beats = 0
     process.listening = SimpleNamespace(done=lambda: listening)

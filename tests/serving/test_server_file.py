@@ -106,9 +106,13 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words):
 
 def test_every_field_but_the_format_has_a_default(tmp_path):
     file = opened(tmp_path, "format: 1\nhttp: {host: localhost}\ngrpc: {host: localhost}")
-    assert (file.http.port, file.grpc and file.grpc.port) == (8000, 8001)
+    assert file.grpc is not None
+    assert (file.http.port, file.grpc.port) == (8000, 8001)
     assert opened(tmp_path, "format: 1\nhttp: {}\ngrpc: {}") == ServerFile(format=1)
-    assert opened(tmp_path, "format: 1\nhttp: {host: localhost, port: 5}\ngrpc: {host: '::1', port: 5}")
+    assert (
+        opened(tmp_path, "format: 1\nhttp: {host: localhost, port: 5}\ngrpc: {host: '::1', port: 5}").grpc
+        is not None
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -206,7 +207,7 @@ def test_an_address_of_grpc_alone_is_looked_at_too(tmp_path):
 
 def test_without_tokens_other_machines_cannot_have_it_reload_load_or_unload(tmp_path):
     service = emulated_service(tmp_path / "tiny", STATIC)
-    with serving(service, "--host", "0.0.0.0", "--insecure") as server:
+    with serving(service, "--host", "0.0.0.0", "--insecure", "--repository") as server:
         server.address = server.address.replace("0.0.0.0", "127.0.0.1")
         status, _, answer = server.request("GET", "/v2")
         assert status == 200
@@ -219,7 +220,7 @@ def test_without_tokens_other_machines_cannot_have_it_reload_load_or_unload(tmp_
         assert not [path for path in listed if "repository" in path or "reload" in path]
         unload = pb.RepositoryModelUnloadRequest(model_name="tiny").SerializeToString()
         with grpc.insecure_channel(server.grpc_address.replace("0.0.0.0", "127.0.0.1")) as channel:
-            ask = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelUnload")
+            ask: Any = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelUnload")
             with pytest.raises(grpc.RpcError) as refused:
                 ask(unload, timeout=10)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
