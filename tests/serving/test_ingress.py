@@ -143,7 +143,7 @@ def test_large_json_and_large_bodies(two, arrays, expected):
     items = 600
     many = {name: np.concatenate([arrays[name]] * 30)[:items] for name in DATATYPES}
     request = json_request(many, ("letters", "length", "wave", "pixels"), items)
-    request["id"] = "x" * 300_000
+    request["unknown"] = "x" * 300_000
     status, answer = two.post(request)
     assert status == 200, answer
     logits = np.array(answer["outputs"][0]["data"]).reshape(items, -1)
