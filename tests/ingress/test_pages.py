@@ -1,17 +1,17 @@
 """Pages that are kept: how old they may be, and that a flood of requests writes few of them."""
 
+import asyncio
 import http.client
-from typing import cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.security.target import attacked, request
 
 from poise.ingress.gate import Gates
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.limits import Limits
-from poise.ingress.pages import FRESH_AT_ONCE, FRESH_PER_S, kept_while, seldom_fresh
+from poise.ingress.pages import WRITTEN_AT_ONCE, kept_while, seldom_written
 from poise.ingress.routes import HttpRequest, Reply, Route
 from poise.protocol import openapi
 
@@ -33,23 +33,28 @@ def test_a_page_is_written_anew_where_what_it_says_has_changed():
     assert written == ["this", "that"]
 
 
-@given(st.lists(st.floats(0.0, 0.3), min_size=1, max_size=200))
-def test_a_page_is_fresh_but_for_a_flood(steps_s):
-    now_s = 0.0
-    written: list[float] = []
+def test_a_page_is_never_older_than_its_request_and_seldom_written_in_a_flood():
+    written = 0
 
     def page(_: HttpRequest) -> Reply:
-        written.append(now_s)
-        return Reply(200, (str(now_s).encode(),))
+        nonlocal written
+        written += 1
+        return Reply(200, (str(written).encode(),))
 
-    handler = seldom_fresh(page, lambda: now_s)
-    for step_s in steps_s:
-        now_s += step_s
-        (said,) = handler(ASKED).body
-        assert now_s - float(bytes(said)) <= 1 / FRESH_PER_S + 1e-9
-        if step_s >= 1 / FRESH_PER_S + 1e-9:
-            assert float(bytes(said)) == now_s
-    assert len(written) <= FRESH_AT_ONCE + now_s * FRESH_PER_S + 1e-6
+    async def ask(handler: Callable[[HttpRequest], Reply | Coroutine[Any, Any, Reply]]) -> bytes:
+        reply = handler(ASKED)
+        (said,) = (reply if isinstance(reply, Reply) else await reply).body
+        return bytes(said)
+
+    async def whole() -> None:
+        handler = seldom_written(page)
+        said = await asyncio.gather(*(ask(handler) for _ in range(500)))
+        assert said[:WRITTEN_AT_ONCE] == [str(n + 1).encode() for n in range(WRITTEN_AT_ONCE)]
+        assert set(said[WRITTEN_AT_ONCE:]) == {str(WRITTEN_AT_ONCE + 1).encode()}
+        assert written == WRITTEN_AT_ONCE + 1
+        assert await ask(handler) == str(WRITTEN_AT_ONCE + 2).encode()
+
+    asyncio.run(whole())
 
 
 def test_what_openapi_says_is_written_once_until_it_changes(monkeypatch):
@@ -80,9 +85,14 @@ def test_a_flood_for_metrics_writes_few_pages():
         written.append(1)
         return b"# metrics"
 
-    app = HttpApp(Gates({}), Guard(), Limits(), metrics)
-    route = app.route(HttpRequest("GET", b"/metrics", {}), 0)
-    assert isinstance(route, Route)
-    for _ in range(500):
-        assert cast(Reply, route.handler(ASKED)).body == (b"# metrics",)
+    async def whole() -> None:
+        app = HttpApp(Gates({}), Guard(), Limits(), metrics)
+        route = app.route(HttpRequest("GET", b"/metrics", {}), 0)
+        assert isinstance(route, Route)
+        replies = [route.handler(ASKED) for _ in range(500)]
+        waiting = [cast(Coroutine[Any, Any, Reply], each) for each in replies if not isinstance(each, Reply)]
+        said = [each for each in replies if isinstance(each, Reply)] + await asyncio.gather(*waiting)
+        assert {each.body for each in said} == {(b"# metrics",)}
+
+    asyncio.run(whole())
     assert len(written) < 100

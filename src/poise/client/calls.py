@@ -168,6 +168,8 @@ def _read_answer(service: str, response: Response) -> Answer:
                     raise ValueError(f"output {tensor.name!r} is cut short")
                 array = decode_tensor(tensor.datatype, tensor.shape, body[at : at + size])
                 at += size
+            if array.ndim == 0:
+                raise ValueError(f"output {tensor.name!r} has no items")
             array.flags.writeable = False
             outputs[tensor.name] = array
         if not outputs:

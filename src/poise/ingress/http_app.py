@@ -15,7 +15,7 @@ from poise.ingress.guard import Guard, check_admin
 from poise.ingress.http_infer import Inference
 from poise.ingress.inflating import Bodies
 from poise.ingress.limits import Limits
-from poise.ingress.pages import kept_while, seldom_fresh
+from poise.ingress.pages import kept_while, seldom_written
 from poise.ingress.routes import (
     MODEL,
     Handler,
@@ -76,7 +76,7 @@ class HttpApp:
         )
         add("GET", openapi.PATH, kept_while(self._told_by_openapi, self._openapi))
         if metrics is not None:
-            add("GET", "/metrics", seldom_fresh(lambda _: Reply(status.OK, (metrics(),), (_TEXT,))))
+            add("GET", "/metrics", seldom_written(lambda _: Reply(status.OK, (metrics(),), (_TEXT,))))
         gates.watch(self._find_infer_routes)
         self._find_infer_routes()
 

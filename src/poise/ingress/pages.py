@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from poise.ingress.routes import HttpRequest, Reply
 
-FRESH_AT_ONCE = 10
-FRESH_PER_S = 10.0
+WRITTEN_AT_ONCE = 10
+WRITTEN_PER_S = 20.0
 
 
 def kept_while(
@@ -27,26 +29,45 @@ def kept_while(
     return handler
 
 
-def seldom_fresh(
+def seldom_written(
     page: Callable[[HttpRequest], Reply], now_s: Callable[[], float] = time.monotonic
-) -> Callable[[HttpRequest], Reply]:
-    """Return a handler whose page is fresh, but for a flood of requests.
+) -> Callable[[HttpRequest], Reply | Coroutine[Any, Any, Reply]]:
+    """Return a handler whose page is written ``WRITTEN_AT_ONCE`` times at once and ``WRITTEN_PER_S`` after that.
 
-    Beyond ``FRESH_AT_ONCE`` at once and ``FRESH_PER_S`` it gives the last one again, which is as old as
-    1/``FRESH_PER_S`` at most.
+    Whoever asks beyond that waits for the next one, with all who do: what a page says is never older than its request.
     """
-    left = float(FRESH_AT_ONCE)
+    left = float(WRITTEN_AT_ONCE)
     seen_s = now_s()
-    last: Reply | None = None
+    coming: asyncio.Task[Reply] | None = None
 
-    def handler(request: HttpRequest) -> Reply:
-        nonlocal left, seen_s, last
+    def refill() -> None:
+        nonlocal left, seen_s
         asked_s = now_s()
-        left = min(FRESH_AT_ONCE, left + (asked_s - seen_s) * FRESH_PER_S)
+        left = min(WRITTEN_AT_ONCE, left + (asked_s - seen_s) * WRITTEN_PER_S)
         seen_s = asked_s
-        if last is None or left >= 1.0:
+
+    async def next_page(request: HttpRequest) -> Reply:
+        nonlocal left, coming
+        try:
+            await asyncio.sleep((1.0 - left) / WRITTEN_PER_S)
+            refill()
             left -= 1.0
-            last = page(request)
-        return last
+            return page(request)
+        finally:
+            coming = None
+
+    async def shared(request: HttpRequest) -> Reply:
+        nonlocal coming
+        if coming is None:
+            coming = asyncio.get_running_loop().create_task(next_page(request))
+        return await asyncio.shield(coming)
+
+    def handler(request: HttpRequest) -> Reply | Coroutine[Any, Any, Reply]:
+        nonlocal left
+        refill()
+        if left < 1.0 or coming is not None:
+            return shared(request)
+        left -= 1.0
+        return page(request)
 
     return handler
