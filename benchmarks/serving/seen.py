@@ -48,7 +48,8 @@ class LoadSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     ``good``: right answers within the SLO from when they were planned. ``late``: right, but too late; ``errors``:
     other outcomes by what they were. ``latency_s``: of all answers, from when they were planned; ``from_sent_s``:
-    from when they were sent.
+    from when they were sent. ``pace``: how many times as fast the machine was, just before, as when batches were
+    timed; ``drift``: by how much that had changed just after.
     """
 
     jobs: int
@@ -63,6 +64,8 @@ class LoadSeen(msgspec.Struct, frozen=True, kw_only=True):
     others_cores: float = 0.0
     mean_batch: float | None = None
     generator: GeneratorHealth | None = None
+    pace: float = 1.0
+    drift: float = 0.0
 
     @property
     def attainment(self) -> float:

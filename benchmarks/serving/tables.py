@@ -151,13 +151,14 @@ def _settings(result: Result) -> Grid:
 def _trials(trials: list[Trial]) -> Grid:
     return Grid(
         "Trials",
-        ["system", "", "jobs/s", "attain", "goodput", "p50 ms", "p99 ms", "late", "wrong", "other", "core", "generator",
-         "lateness p99 ms", "others", "valid"],
+        ["system", "", "jobs/s", "pace", "attain", "goodput", "p50 ms", "p99 ms", "late", "wrong", "other", "core",
+         "generator", "lateness p99 ms", "others", "valid"],
         [
             [
                 t.system,
                 t.purpose,
                 f"{t.load_rps:g}",
+                f"{t.seen.pace:.2f}",
                 f"{t.seen.attainment:.2%}",
                 f"{t.goodput_rps:.0f}",
                 f"{t.seen.latency_s.p50 * 1e3:.1f}" if t.seen.latency_s else "",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import time
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import msgspec
 from suite.bench import Bench
 
 from .cells import Cells
+from .pace import Pace
 from .pinned import on_server_core, python
 from .seen import LoadSeen, LoadSpec
 from .served import Served
@@ -20,10 +22,12 @@ HERE = Path(__file__).resolve().parent
 TRIES, SETTLE_S, SPARE_S = 20, 1.0, 60.0
 MOST_OTHERS_CORES = 0.3
 """Of the machine's, that everything else may take on average."""
+MOST_DRIFT = 0.06
+"""How far the machine's pace may change while a load is sent."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One load on one system. Units: jobs/s, seconds; ``goodput_rps``: right and in time."""
+    """One load on one system. Units: jobs/s, seconds. Loads are at the pace at which batches were timed."""
 
     system: str
     purpose: str
@@ -34,8 +38,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def goodput_rps(self) -> float:
-        """Right answers in time, a second."""
-        return self.seen.good / self.duration_s
+        """Right answers in time, a second, at the pace at which batches were timed."""
+        return self.seen.good / self.duration_s / self.seen.pace
 
     @property
     def valid(self) -> bool:
@@ -48,6 +52,8 @@ def reasons(seen: LoadSeen) -> list[str]:
     found = list(seen.generator.reasons) if seen.generator else []
     if seen.others_cores > MOST_OTHERS_CORES:
         found.append(f"others took {seen.others_cores:.2f} cores, allowed {MOST_OTHERS_CORES:g}")
+    if abs(seen.drift) > MOST_DRIFT:
+        found.append(f"the machine's pace changed by {seen.drift:.0%}, allowed {MOST_DRIFT:.0%}")
     return found
 
 
@@ -76,6 +82,7 @@ class Trials:
         self.kept, self.sleeps = kept, sleeps
         self._stack = ExitStack()
         self._server: Running | None = None
+        self._pace = pace_of(made)
 
     def __enter__(self) -> Trials:
         return self
@@ -104,6 +111,7 @@ class Trials:
                 if seen.latency_s
                 else ""
             )
+            + f", pace {seen.pace:.2f}"
             + (f", {seen.errors}" if seen.errors else "")
             + ("" if trial.valid else f", not valid: {', '.join(reasons(seen))}")
             + (" (known)" if known else "")
@@ -123,7 +131,7 @@ class Trials:
     def _send(self, load_rps: float, seed: int, duration_s: float) -> LoadSeen:
         made, system = self.made, self.system
         spec = LoadSpec(
-            rate_rps=load_rps,
+            rate_rps=0.0,
             duration_s=duration_s,
             seed=seed,
             slo_s=made.slo_s,
@@ -133,17 +141,26 @@ class Trials:
             any_answer=self.sleeps,
             model=str(made.model),
             service_s=made.service_s,
-            min_jobs=int(min(1000, 0.8 * load_rps * duration_s)),
         )
         if system.name == "bare":
-            return seen_by(on_server_core(*python("serving.bare")), spec)
+            return self._paced(on_server_core(*python("serving.bare")), spec, load_rps)
         if self._server is None:
             work = self.bench.options.work
             self._server = self._started(work)
             time.sleep(SETTLE_S)
         spec = msgspec.structs.replace(spec, url=self._server.url, pid=self._server.pid)
         self._until_ready(spec)
-        return seen_by(python("serving.generator"), spec)
+        return self._paced(python("serving.generator"), spec, load_rps)
+
+    def _paced(self, command: list[str], spec: LoadSpec, load_rps: float) -> LoadSeen:
+        """Send a load at the machine's pace, and look whether that held."""
+        before = self._pace.now()
+        rate_rps = load_rps * before
+        spec = msgspec.structs.replace(
+            spec, rate_rps=rate_rps, min_jobs=int(min(1000, 0.8 * rate_rps * spec.duration_s))
+        )
+        seen = seen_by(command, spec)
+        return msgspec.structs.replace(seen, pace=before, drift=self._pace.now() / before - 1.0)
 
     def _started(self, work: Path) -> Running:
         """Start the server; somebody else may have taken its port, so once more if it does not start."""
@@ -170,6 +187,12 @@ class Trials:
             time.sleep(SETTLE_S)
         log = (self.bench.options.work / f"{self.system.name}.log").read_text(errors="replace")
         raise RuntimeError(f"{self.system.name} does not answer: {said} {log[-1500:]}")
+
+
+@cache
+def pace_of(made: Served) -> Pace:
+    """Return the one that times this model."""
+    return Pace(made.model, made.service_s)
 
 
 def seen_by(command: list[str], spec: LoadSpec) -> LoadSeen:

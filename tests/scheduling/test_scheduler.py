@@ -180,6 +180,31 @@ def test_a_lost_workers_jobs_are_tried_once_more_each_alone(hand) -> None:
     assert isinstance(h.outcomes[3], Answer)
 
 
+def test_a_job_is_no_killer_where_a_worker_died_before_it_took_it_up(hand) -> None:
+    """Two workers are killed at once: the job of the first is sent to the second, which is dead already."""
+    h = hand(workers=2)
+    first = run_of(h.arrive(1, 0.0))
+    second = run_of(h.handle(WorkerLost(0.001, first.worker_id)))
+    assert second.worker_id != first.worker_id
+    commands = h.handle(WorkerLost(0.001, second.worker_id, untouched=True))
+    assert not any(isinstance(command, Refuse) for command in commands)
+    third = run_of(h.handle(WorkerReady(0.002, 2, ("one",))))
+    assert [part.job_id for part in third.parts] == [1]
+    commands = h.handle(WorkerLost(0.003, 2))
+    assert [c.reason for c in commands if isinstance(c, Refuse)] == [RefusalReason.WORKER_KILLER]
+
+
+def test_jobs_that_were_not_taken_up_may_share_a_batch_again(hand) -> None:
+    h = hand(workers=1)
+    first = run_of(h.arrive(1, 0.0))
+    h.arrive(2, 0.0)
+    h.arrive(3, 0.0)
+    h.finish(first.batch_id, 0.011)
+    h.handle(WorkerLost(0.012, 0, untouched=True))
+    again = run_of(h.handle(WorkerReady(0.013, 1, ("one",))))
+    assert {part.job_id for part in again.parts} == {2, 3}
+
+
 def test_a_model_that_fails_twice_on_a_job_fails_only_that_job(hand) -> None:
     h = hand()
     batch = run_of(h.arrive(1, 0.0))

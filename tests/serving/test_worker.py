@@ -4,10 +4,13 @@ import asyncio
 import os
 import re
 import resource
+import select
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import psutil
@@ -140,6 +143,66 @@ def test_a_worker_ends_when_nobody_is_at_the_other_end():
             # What a killed server's kernel does.
             harness.worker._control.shutdown(2)
             assert await harness.exited <= 0
+
+    asyncio.run(run())
+
+
+def stop(process: psutil.Process) -> None:
+    """Stop a process, and wait until it has."""
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_what_a_killed_worker_had_not_read_counts_as_untaken(stopped: bool) -> None:
+    """Neither a batch that lay unread in its socket, nor one that was sent when it was gone already."""
+
+    async def run() -> None:
+        async with Harness(start_of(TINY)) as harness:
+            await harness.messages.get()
+            process = psutil.Process(harness.worker.pid)
+            if stopped:
+                stop(process)
+            else:
+                process.kill()
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # gone, and the loop does not know
+            assert not harness.worker.untaken
+            harness.worker.send(Run(1, "late", pack_runs([(0, 1, 7)])))
+            harness.worker.kill()
+            await harness.exited
+            assert harness.worker.untaken
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_had_read_all_it_was_sent_left_nothing_untaken() -> None:
+    async def run() -> None:
+        async with Harness(start_of(TINY)) as harness:
+            await harness.messages.get()
+            harness.worker.send(Run(1, "late", pack_runs([(0, 1, 7)])))
+            assert isinstance(await harness.messages.get(), Done)
+            psutil.Process(harness.worker.pid).kill()
+            await harness.exited
+            assert not harness.worker.untaken
+
+    asyncio.run(run())
+
+
+def test_what_a_worker_said_before_it_was_killed_is_heard_though_it_left_something_unread() -> None:
+    async def run() -> None:
+        async with Harness(start_of(TINY)) as harness:
+            await harness.messages.get()
+            process = psutil.Process(harness.worker.pid)
+            harness.worker.send(Run(1, "late", pack_runs([(0, 1, 7)])))
+            poll = select.poll()
+            poll.register(harness.worker._control, select.POLLIN)
+            assert poll.poll(10_000)  # its answer is there, and the loop has not read it
+            stop(process)
+            harness.worker.send(Run(2, "late", pack_runs([(0, 1, 7)])))
+            process.kill()
+            await harness.exited
+            assert harness.messages.get_nowait() == Done(1, ANY)
+            assert harness.worker.untaken
 
     asyncio.run(run())
 

@@ -30,7 +30,8 @@ class ChildProcess(ABC):
     It is given, as its first arguments, the numbers of file descriptors: its end of the socket, those of ``shared``,
     and a memory file that holds ``start``; then ``arguments``.
 
-    Units: ``sent_bytes`` and ``received_bytes`` count what went over the socket.
+    Units: ``sent_bytes`` and ``received_bytes`` count what went over the socket. ``untaken``: it ended, or its end was
+    found out, before it took the last packet.
 
     Raises:
         OSError: no memory, or no more processes.
@@ -42,6 +43,7 @@ class ChildProcess(ABC):
         self.sent_bytes = self.received_bytes = 0
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
+        self.untaken = False
         self._given_up = False
         self._last_words: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -126,6 +128,7 @@ class ChildProcess(ABC):
         except BlockingIOError:  # it reads more slowly than is written, or has not begun to
             return False
         except OSError:
+            self.untaken = True
             self._give_up()
             return False
         return True
@@ -143,6 +146,7 @@ class ChildProcess(ABC):
 
     def _forget_unsent(self) -> None:
         self._given_up = True
+        self.untaken |= bool(self._unsent)
         self._unsent.clear()
         self._unsent_bytes = 0
         if self._control.fileno() >= 0:
@@ -154,6 +158,9 @@ class ChildProcess(ABC):
                 data = self._control.recv(MAX_PACKET_BYTES)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # what it sent before may still be there
+                self.untaken = True
+                continue
             except OSError:
                 data = b""
             if not data:

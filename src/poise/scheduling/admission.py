@@ -110,7 +110,10 @@ class Admission:
                     )
                 deficit = 0.0
         planned_floor = reachable if reachable < floor else floor
-        entry = self._entry(job, planned_floor, queue, costs.at(job.bucket), soft=soft, deficit=deficit)
+        slo_s = self._deadlines[job.slo_class].coarse_s * fleet.pace
+        entry = self._entry(
+            job, planned_floor, queue, costs.at(job.bucket), slo_s, soft=soft, deficit=deficit
+        )
         displaced: Sequence[Waiting] = ()
         if self._by_deadline and fleet.workers and not _in_time(entry, now_s, queue, fleet, costs):
             found = _to_displace(entry, now_s, queue, fleet)
@@ -135,16 +138,24 @@ class Admission:
         return self._balances[job.slo_class].credit - queue.reserved.get(job.slo_class, 0.0)
 
     def _entry(
-        self, job: Job, floor: float, queue: DeadlineQueue, costs: LeastCosts, *, soft: bool, deficit: float
+        self,
+        job: Job,
+        floor: float,
+        queue: DeadlineQueue,
+        costs: LeastCosts,
+        slo_s: float,
+        *,
+        soft: bool,
+        deficit: float,
     ) -> Waiting:
-        """Return a job as it would wait, with the least that it costs.
+        """Return a job as it would wait, with the least that it costs. Units: ``slo_s`` in profile seconds.
 
         In scope ``class`` a floor binds the mean of all answers: where there is credit that no other waiting job needs,
         a job is reckoned at its cheapest mode, and what that spends is reserved for it.
         """
         slo_class = self._classes[job.slo_class]
         by_class = self._by_class
-        class_floor, slo_s = slo_class.accuracy_floor, self._deadlines[job.slo_class].coarse_s
+        class_floor = slo_class.accuracy_floor
         each = not by_class and job.items == 1
         terms = cost = costs.terms(job.slo_class, floor, job.available, soft, each, class_floor, slo_s)
         reserved = 0.0

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PRICE_STEP = 0.02
 FLOOR_STEPS = 1000
-LAST_BATCHES = 1.5
-"""How many efficient batches' time is kept free before the deadline of a job behind a queue."""
+WAITED_BATCHES = 1.5
+"""How many batches' time of an SLO is not there for waiting: a job's own, and on average half of the one that runs."""
 BETTER = 0.01
 """A larger batch is worth its latency if it carries so much more load."""
 REFUSED_EXPONENT = 2.3
@@ -32,10 +32,10 @@ def carried(batch_s: float, items: int, slo_s: float) -> float:
     Larger batches cost less time for each item and leave less of the SLO for waiting. Of Poisson arrivals at
     utilisation *ρ*, served in *r* = ``batch_s``/``items`` seconds each, a share of about exp(−2(1 − ρ)·S/r) finds
     more than *S* seconds of work ahead (Kingman's approximation of heavy traffic); *S* is what the SLO leaves beside
-    ``LAST_BATCHES`` of such batches. Where it leaves nothing the value is negative, and orders by how much.
+    ``WAITED_BATCHES`` of such batches. Where it leaves nothing the value is negative, and orders by how much.
     """
     item_s = max(batch_s / items, 1e-9)
-    room_s = slo_s - LAST_BATCHES * batch_s
+    room_s = slo_s - WAITED_BATCHES * batch_s
     if room_s <= 0:
         return room_s - batch_s
     return max(0.0, 1.0 - REFUSED_EXPONENT * item_s / room_s) / item_s
@@ -110,15 +110,13 @@ class Terms:
     def last_batch_s(self, items: int, ahead: int) -> float:
         """Return the time to allow for the batch that ends a job, with ``ahead`` items waiting before it.
 
-        A job is done when its whole batch is. Behind a queue, batches are efficient ones, so that much is kept
+        A job is done when its whole batch is. Behind a queue, batches are efficient ones, so one of them is kept
         free before its deadline: else it would force a small, dear batch on everyone behind it.
         """
         own_s = self.latency_s(items)
         if not ahead:
             return own_s
-        last_s = LAST_BATCHES * self.latency_s(
-            self.efficient_batch if self.efficient_batch < ahead else ahead
-        )
+        last_s = self.latency_s(self.efficient_batch if self.efficient_batch < ahead else ahead)
         return last_s if last_s > own_s else own_s
 
     def work_s(self, items: int) -> float:

@@ -70,9 +70,13 @@ class WorkerRetiring(_Event, frozen=True, tag=True):
 
 
 class WorkerLost(_Event, frozen=True, tag=True):
-    """A worker died or hung; the batch it had, if any, is lost with it."""
+    """A worker died or hung; the batch it had, if any, is lost with it.
+
+    ``untouched``: it never took that batch up, so that no job of it can be why it died.
+    """
 
     worker_id: int
+    untouched: bool = False
 
 
 class AllocationAdopted(_Event, frozen=True, tag=True):

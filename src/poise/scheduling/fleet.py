@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import exp, inf, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FEW = 8
 """So many workers are looked at one by one; of more, arrays are kept."""
+PACE_STEP = log(1.1)
 
 _Floats = NDArray[np.float64]
 
@@ -21,7 +22,7 @@ _Floats = NDArray[np.float64]
 class Fleet:
     """Some workers, and when each is free. ``changed`` keeps its arrays up to date. Units: seconds; profile seconds."""
 
-    __slots__ = ("_arrays", "_capacity", "_places", "few", "workers")
+    __slots__ = ("_arrays", "_capacity", "_pace", "_places", "few", "workers")
 
     def __init__(self, workers: Sequence[WorkerState]) -> None:
         self.workers = workers
@@ -31,10 +32,11 @@ class Fleet:
         """Of many workers, once they are asked for. Shapes: (3, workers): when free, factor, overhead."""
         self._places: dict[int, int] = {}
         self._capacity: float | None = None
+        self._pace: float | None = None
 
     def changed(self, worker: WorkerState) -> None:
         """Note that one of the workers is free at another time, or takes other times."""
-        self._capacity = None
+        self._capacity = self._pace = None
         if self._arrays is not None and (place := self._places.get(worker.worker_id)) is not None:
             calibration = worker.calibration
             self._arrays[:, place] = worker.free_at_s, calibration.factor, calibration.overhead_s
@@ -60,6 +62,14 @@ class Fleet:
             else:
                 self._capacity = float((1.0 / table[1]).sum())
         return self._capacity
+
+    @property
+    def pace(self) -> float:
+        """How much profile time passes on one of them in a second, on average; in steps of a tenth."""
+        if self._pace is None:
+            mean = self.capacity / len(self.workers) if self.workers else 1.0
+            self._pace = exp(PACE_STEP * round(log(mean) / PACE_STEP))
+        return self._pace
 
     def room_s(self, deadlines_s: _Floats, now_s: float) -> _Floats:
         """Return how much work the workers can do before each deadline. Units: profile seconds.

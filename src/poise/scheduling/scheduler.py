@@ -257,7 +257,7 @@ class Scheduler:
         worker = self._pool.remove(event.worker_id)
         self._workers_changed()
         if worker is not None and worker.batch_id is not None:
-            self._take_back(self.batches.pop(worker.batch_id), killed=True)
+            self._take_back(self.batches.pop(worker.batch_id), killed=True, untouched=event.untouched)
 
     def _failed(self, event: BatchFailed) -> None:
         worker, batch = self._finished(event)
@@ -265,16 +265,16 @@ class Scheduler:
         self._take_back(batch, killed=False)
         self._release(worker)
 
-    def _take_back(self, batch: RunningBatch, *, killed: bool) -> None:
-        """Return a lost batch's items to the queue: each job is tried once more, alone."""
+    def _take_back(self, batch: RunningBatch, *, killed: bool, untouched: bool = False) -> None:
+        """Return a lost batch's items to the queue: each job is tried once more, alone; freely, if ``untouched``."""
         batch.return_credit(self.balances)
         for entry, items, counts in batch.give_back():
             if entry.doomed is not None:
                 self._settle(entry)
                 continue
             self._room.returned(entry, items)
-            entry.alone = True
-            if not counts:
+            entry.alone |= not untouched
+            if untouched or not counts:
                 continue
             entry.deaths += killed
             entry.failures += not killed

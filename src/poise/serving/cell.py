@@ -297,11 +297,11 @@ class Cell:
 
     def worker_gone(self, worker_id: int, problem: str, *, loaded: bool) -> None:
         """Tell the scheduler, if the worker was in use, and the keeper."""
-        if self._active.pop(worker_id, None) is not None:
+        if (worker := self._active.pop(worker_id, None)) is not None:
             self.metrics.workers_lost += 1
             now_s = time.monotonic()
             self._batches.lost(now_s, worker_id)
-            self._happened(WorkerLost(now_s, worker_id))
+            self._happened(WorkerLost(now_s, worker_id, worker.untaken))
         self.keeper.gone(worker_id, problem, loaded=loaded)
 
     # Events in, commands out

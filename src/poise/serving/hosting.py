@@ -34,6 +34,7 @@ class HostedWorker:
     """One emulated worker; ``on_message`` and ``on_exit`` are called as a ``WorkerProcess`` calls them."""
 
     cores: tuple[int, ...] = ()
+    untaken = False
 
     def __init__(self, worker_id: int, host: EmulatedHost, on_message: OnMessage, on_exit: OnExit) -> None:
         self.worker_id = worker_id

@@ -22,6 +22,10 @@ class Worker(Protocol):
     def cores(self) -> tuple[int, ...]:
         """The cores that it is pinned to; none where it needs none."""
 
+    @property
+    def untaken(self) -> bool:
+        """Whether it is known to have ended without taking the last message."""
+
     def send(self, message: ToWorker) -> None:
         """Send a message; a worker that cannot take it is ended."""
 

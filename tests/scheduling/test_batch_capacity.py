@@ -1,0 +1,76 @@
+"""Where a deadline leaves time for two or three batches: as much is held as by a loop that nobody has to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from poise.domain.profile import Profile
+from poise.domain.service import Service
+from poise.simulation.simulate import simulate
+from poise.workload.jobs import JobDraw
+
+FIXED_S, EACH_S, LARGEST, SLO_S = 0.006, 0.0012, 32, 0.117
+"""One stage: 32 items in 44 ms, so that the SLO is 2.6 of the largest batches."""
+MOST_RPS = LARGEST / (FIXED_S + LARGEST * EACH_S)
+
+
+def batching(profile: Profile) -> Profile:
+    """Return the profile with a fixed time and then a little for each item of modality ``cheap``."""
+    tree = msgspec.to_builtins(profile)
+    for stage in tree["variants"][0]["stages"]:
+        for point in stage["latency"]:
+            point["mean_s"] = FIXED_S + EACH_S * point["batch"]
+    return msgspec.convert(tree, Profile)
+
+
+def held_by_the_largest_batches(arrivals: NDArray[np.float64]) -> float:
+    """Return the attainment of a worker that turns nobody away: the largest batch whose members are all in time.
+
+    Between batches it drops those who would be late in it, the earliest; it knows to the microsecond what batches take.
+    """
+    now_s, next_one, good = 0.0, 0, 0
+    waiting: list[float] = []
+    while next_one < len(arrivals) or waiting:
+        if not waiting:
+            now_s = max(now_s, float(arrivals[next_one]))
+        here = int(np.searchsorted(arrivals, now_s, "right"))
+        waiting += arrivals[next_one:here].tolist()
+        next_one = here
+        for size in range(min(LARGEST, len(waiting)), 0, -1):
+            done_s = now_s + FIXED_S + size * EACH_S
+            in_time = [arrival for arrival in waiting if arrival + SLO_S >= done_s]
+            if len(in_time) >= size:
+                now_s, good, waiting = done_s, good + size, in_time[size:]
+                break
+        else:
+            waiting = []
+    return good / len(arrivals)
+
+
+@pytest.mark.parametrize("share", [0.85, 0.92, 0.96])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_less_is_held_than_by_the_largest_batches(
+    make_service: Callable[..., Service], make_profile: Callable[..., Profile], share: float, seed: int
+) -> None:
+    service = make_service(
+        classes={"normal": {"latency_slo_ms": 1e3 * SLO_S, "accuracy_floor": 0.0}},
+        scheduler={"max_batch": LARGEST},
+    )
+    times = np.cumsum(np.random.default_rng(seed).exponential(1 / (share * MOST_RPS), 12_000))
+    report = simulate(
+        service, batching(make_profile()), draws_at(times), duration_s=float(times[-1]), seed=seed
+    ).report
+    assert report.late == 0
+    assert report.attainment >= held_by_the_largest_batches(times) - 0.004
+
+
+def draws_at(times: NDArray[np.float64]) -> list[JobDraw]:
+    """Return jobs of one item each, which only have the cheap modality."""
+    return [
+        JobDraw(number, time_s, "normal", 1, None, None, 2) for number, time_s in enumerate(times.tolist())
+    ]
