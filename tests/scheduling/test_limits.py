@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 import pytest
 
 from poise.scheduling import limits
+from poise.scheduling.arrival_rate import ShortDeadlines
 from poise.scheduling.batches import FINE_SHARES, Prefixes
 
 
@@ -32,3 +35,27 @@ def test_a_short_queue_has_the_slack_that_a_long_one_has(
     among = view.entries[:3]
     parts = Prefixes(view, view.max_batch, among).cuts(FINE_SHARES)
     assert [together.hard_s(cut, among) for cut in parts] == [each.hard_s(cut, among) for cut in parts]
+
+
+def test_a_deadline_of_the_whole_slo_is_no_step_below_it_for_being_a_difference_of_times() -> None:
+    short = ShortDeadlines(0.09)
+    for now_s in np.linspace(1.0, 1000.0, 200):
+        short.observe((now_s + 0.09) - now_s)  # 0.0899999…, now and then
+    assert short.value_s < 0.09
+    assert short.coarse_s == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize("jobs", [(1,) * 31, (3, 2, 5, 1, 1, 9, 4), (20,)])
+@pytest.mark.parametrize("most", range(1, 33))
+def test_the_largest_candidate_of_at_most_so_many_items_is_among_the_others(
+    jobs: tuple[int, ...], most: int
+) -> None:
+    prefixes = Prefixes.__new__(Prefixes)
+    prefixes._ends = list(accumulate(jobs))
+    cuts = prefixes.cuts_and(FINE_SHARES, most)
+    sizes = [cut.items for cut in cuts]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert set(prefixes.cuts(FINE_SHARES)) <= set(cuts)
+    assert max(size for size in sizes if size <= most or size == 1) >= max(
+        (end for end in prefixes._ends if end <= most), default=1
+    )

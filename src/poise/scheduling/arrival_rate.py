@@ -16,6 +16,7 @@ RECENT = 128
 SHORT_QUANTILE = 0.05
 RATE_WINDOW_OF_SLO = 4.0
 COARSE = math.log(1.1)
+ROUNDING = 1e-6
 
 
 class ArrivalRate:
@@ -72,7 +73,8 @@ class ShortDeadlines:
             self._since = 0
             ordered = sorted(recent)
             self.value_s = min(self._slo_s, max(ordered[int(SHORT_QUANTILE * len(ordered))], 1e-6))
-            steps = math.floor(math.log(self.value_s / self._slo_s) / COARSE)
+            # Differences of times are a little below what they should be, and that is no step.
+            steps = math.floor(math.log(self.value_s / self._slo_s) / COARSE + ROUNDING)
             self.coarse_s = self._slo_s * math.exp(steps * COARSE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -72,6 +72,15 @@ class Prefixes:
         ends = self._ends
         return _cuts_of_items(len(ends), shares) if ends[-1] == len(ends) else _cuts_of(ends, shares)
 
+    def cuts_and(self, shares: tuple[float, ...], items: int) -> list[Cut]:
+        """Return the same, and among them the largest of at most so many items."""
+        cuts = self.cuts(shares)
+        extra = _cut(self._ends, items)
+        place = bisect_left(cuts, -extra.items, key=lambda cut: -cut.items)
+        if extra.items < 1 or (place < len(cuts) and cuts[place].items == extra.items):
+            return cuts
+        return [*cuts[:place], extra, *cuts[place:]]
+
     def taken(self, cut: Cut) -> Taken:
         """Return a candidate's items, job by job."""
         jobs = self._longest[: cut.whole]
@@ -104,11 +113,7 @@ def _cuts_of(ends: Sequence[int], shares: tuple[float, ...]) -> list[Cut]:
     total = ends[-1]
     found: list[Cut] = []
     for share in shares:
-        items = max(1, round(total * share))
-        whole = bisect_right(ends, items)
-        before = ends[whole - 1] if whole else 0
-        part = items - before if 2 * before < items else 0
-        cut = Cut(whole, part, before + part)
+        cut = _cut(ends, max(1, round(total * share)))
         if not found or cut.items < found[-1].items:
             found.append(cut)
     first = ends[0]
@@ -117,6 +122,14 @@ def _cuts_of(ends: Sequence[int], shares: tuple[float, ...]) -> list[Cut]:
     if found[-1].items > 1 and first > 1:
         found.append(Cut(0, 1, 1))
     return found
+
+
+def _cut(ends: Sequence[int], items: int) -> Cut:
+    """Return the largest candidate of at most so many items."""
+    whole = bisect_right(ends, items)
+    before = ends[whole - 1] if whole else 0
+    part = items - before if 2 * before < items else 0
+    return Cut(whole, part, before + part)
 
 
 def prefixes(view: DispatchView, max_batch: int, *, fine: bool) -> list[Taken]:

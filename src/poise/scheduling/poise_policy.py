@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from typing import ClassVar
 
 import msgspec
@@ -223,7 +224,8 @@ class _Search:
         best: _Candidate | None = None
         for plans, prefixes, uniform in self._prefixes:
             worse = 0
-            for cut in prefixes.cuts(shares):
+            most = self._most_in_time(prefixes.items) if shares is FINE_SHARES else 0
+            for cut in prefixes.cuts_and(shares, most) if most else prefixes.cuts(shares):
                 found = self._candidate(plans, prefixes, cut, uniform)
                 if found is None:
                     continue
@@ -234,6 +236,12 @@ class _Search:
                 if found.unbound or worse == GIVEN_UP_AFTER:
                     break  # smaller batches have less time for each item, and share less
         return best
+
+    def _most_in_time(self, items: int) -> int:
+        """Return how many of so many items fit into a batch that ends by the first deadline, at the cheapest plans."""
+        limits, cost = self._limits, self._first.cost
+        limit_s = limits.first_s if limits.most_urgent else min(limits.first_s, limits.cap_s)
+        return bisect_right(range(1, items + 1), limit_s, key=cost.shared_s)
 
     def _candidate(
         self, plans: VariantPlans, prefixes: Prefixes, cut: Cut, uniform: int
