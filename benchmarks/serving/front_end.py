@@ -20,7 +20,7 @@ from .served import Served
 from .systems import POISE
 from .trials import Trial, Trials
 
-RATES_RPS = (400.0, 1000.0)
+RATES_RPS = (400.0, 1000.0, 2000.0, 4000.0)
 BATCH_S, ITEM_S = 2e-3, 0.1e-3
 """What the emulated variant sleeps for a batch, and for each item."""
 OF_CAPACITY = 0.5
@@ -31,7 +31,7 @@ def front_end_cost(
 ) -> list[FrontEnd]:
     """Send loads that it holds easily to the model and to sleeping workers, in turns."""
     sleeping = msgspec.structs.replace(made, service=emulated_service(made))
-    duration_s = bench.options.pick(6, 3)
+    duration_s = bench.options.pick(5, 3)
     runs: dict[tuple[str, float], list[Trial]] = {}
     for repeat in range(bench.options.repeats):
         with Trials(bench, cells, made, POISE, trials) as on:

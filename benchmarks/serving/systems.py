@@ -99,7 +99,7 @@ BARE = System("bare", "raw", "")
 ECHO = System("echo", "raw", "/")
 PEER_SYSTEMS = (
     System("mosec", "raw", "/inference", wait_ms=1),
-    System("triton", "binary", "/v2/models/tokens/infer", timeout="wait", guess=0.9),
+    System("triton", "binary", "/v2/models/tokens/infer", max_batch=32, timeout="wait", guess=0.9),
     System("litserve", "raw", "/predict", wait_ms=1, bounded=False, timeout="wait", guess=0.85),
     System(
         "mlserver",
