@@ -98,7 +98,7 @@ POISE = System("poise", "binary", "/v2/models/tokens/infer")
 BARE = System("bare", "raw", "")
 ECHO = System("echo", "raw", "/")
 PEER_SYSTEMS = (
-    System("mosec", "raw", "/inference", wait_ms=1),
+    System("mosec", "raw", "/inference", wait_ms=1, patience=0.75),
     System("triton", "binary", "/v2/models/tokens/infer", max_batch=32, timeout="wait", guess=0.9),
     System("litserve", "raw", "/predict", wait_ms=1, bounded=False, timeout="wait", guess=0.85),
     System(

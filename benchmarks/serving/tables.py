@@ -41,7 +41,7 @@ def _capacities(result: Result) -> Grid:
             for c in result.capacities
         ],
         note="Latencies from when a job was planned to be sent. *: the median of the repeats is below the target; "
-        f"†: in a repeat the generator did not keep up, or others took more than .3 cores.{left_out}",
+        f"†: in a repeat the generator did not keep up, or others took more than .1 cores.{left_out}",
     )
 
 
