@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from statistics import median
 
 from suite.bench import Bench
@@ -11,14 +11,16 @@ from suite.load_search import highest_held
 from suite.spread import spread_of
 
 from .cells import Cells
-from .figures import Capacity, Overload
+from .figures import Capacity, Overload, SideBySide
 from .served import Served
 from .systems import BARE, POISE, System
-from .trials import Trial, Trials
+from .trials import Trial, Trials, pace_of
 
 TARGET = 0.99
 FACTORS = (1.5, 2.0)
 STEP_DOWN, MOST_STEPS_DOWN = 0.97, 2
+SHARES = (0.82, 0.86, 0.9, 0.94, 0.98, 1.02)
+"""Of the bare loop's capacity: the loads that the best are compared at side by side."""
 FIRST_SEED = 101
 """The search's; repeats have the next ones, so that what was found is not what the search was lucky with."""
 JOBS, LONGEST_S = 1500, 12.0
@@ -75,6 +77,32 @@ class Comparison:
                     for factor in FACTORS:
                         on.load(f"× {factor:g}", factor * self.loads[POISE], seed, self.shortest_s)
         self._lower(peers)
+
+    def side_by_side(self, peers: Sequence[System]) -> list[SideBySide]:
+        """Send the same loads to the bare loop, to poise and to the peer that carried most, in turns, at one pace."""
+        best = max(self._here(peers), key=lambda peer: self.loads.get(peer, 0.0), default=None)
+        systems = [BARE, POISE] + ([] if best is None else [best])
+        of: dict[float, list[Trial]] = {}
+        with ExitStack() as stack:
+            each = [stack.enter_context(self.on(system)) for system in systems]
+            for seed in self.seeds:
+                for share in SHARES:
+                    load, pace = share * self.loads[BARE], pace_of(self.made).now()
+                    of.setdefault(share, []).extend(
+                        on.load("side by side", load, seed, self.shortest_s, pace) for on in each
+                    )
+        return [
+            SideBySide(
+                share=share,
+                load_rps=trials[0].load_rps,
+                attainment={
+                    system.name: spread_of(t.seen.attainment for t in trials if t.system == system.name)
+                    for system in systems
+                },
+                valid=all(t.valid for t in trials),
+            )
+            for share, trials in of.items()
+        ]
 
     def _repeat_on(self, on: Trials, seed: int) -> None:
         load = self.loads[on.system]

@@ -27,6 +27,16 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     valid: bool
 
 
+class SideBySide(msgspec.Struct, frozen=True, kw_only=True):
+    """Systems at the same loads, each load sent to one after the other within the minute. ``share``: of the bare
+    loop's capacity; ``attainment`` by system."""
+
+    share: float
+    load_rps: float
+    attainment: dict[str, Spread]
+    valid: bool
+
+
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
     """A system at a multiple of poise's capacity. Units: jobs/s, right and in time."""
 
@@ -87,6 +97,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Settings]
     left_out: dict[str, str]
     capacities: list[Capacity]
+    side_by_side: list[SideBySide]
     overloads: list[Overload]
     low_load: LowLoad
     front_end: list[FrontEnd]

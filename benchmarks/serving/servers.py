@@ -64,6 +64,7 @@ def _measured(bench: Bench, cells: Cells, made: Served) -> Result:
         settings={peer.name: peer.settings(made) for peer in here},
         left_out=left_out,
         capacities=comparison.capacities(),
+        side_by_side=comparison.side_by_side(here),
         overloads=comparison.overloads(),
         low_load=low_load(bench, cells, made, trials),
         front_end=front_end_cost(bench, cells, made, comparison.loads[POISE], trials),

@@ -16,6 +16,7 @@ PEERS_OWN = ("bare", "poise")
 def grids(result: Result) -> Iterator[Grid]:
     """Yield the tables."""
     yield _capacities(result)
+    yield _side_by_side(result)
     yield _overloads(result)
     yield _goals(result)
     yield _settings(result)
@@ -43,6 +44,33 @@ def _capacities(result: Result) -> Grid:
         note="Latencies from when a job was planned to be sent. *: the median of the repeats is below the target; "
         f"†: in a repeat the generator did not keep up, or others took more than .1 cores.{left_out}",
     )
+
+
+def _side_by_side(result: Result) -> Grid:
+    names = list(result.side_by_side[0].attainment) if result.side_by_side else []
+    return Grid(
+        "Side by side: attainment at the same loads, sent to one after the other within the minute",
+        ["of the bare loop's capacity", "jobs/s", *names],
+        [
+            [
+                f"{each.share:.2f}" + ("" if each.valid else "†"),
+                f"{each.load_rps:.0f}",
+                *[each.attainment[name].text(".1%") for name in names],
+            ]
+            for each in result.side_by_side
+        ],
+        note="Each load at one pace of the machine for all, whatever that did meanwhile.",
+    )
+
+
+def held_side_by_side(result: Result, system: str) -> float:
+    """Return the highest share of the bare loop's capacity up to which a system attains the target; 0 for none."""
+    held = 0.0
+    for each in sorted(result.side_by_side, key=lambda each: each.share):
+        if system not in each.attainment or each.attainment[system].median < result.target:
+            break
+        held = each.share
+    return held
 
 
 def _overloads(result: Result) -> Grid:
@@ -96,6 +124,18 @@ def _goals(result: Result) -> Grid:
                     f"{own.load_rps / best.load_rps:.2f}",
                 ]
             )
+    held = {
+        name: held_side_by_side(result, name) for each in result.side_by_side[:1] for name in each.attainment
+    }
+    if held.get("bare"):
+        rows.append(
+            ["the same side by side, of the bare loop's", "≥ 0.9", f"{held['poise'] / held['bare']:.2f}"]
+        )
+        rows += [
+            [f"the same side by side, of {name}'s", "≥ 1", f"{held['poise'] / held[name]:.2f}"]
+            for name in held
+            if name not in PEERS_OWN and held[name]
+        ]
     rows += _overload_goals(result)
     rows.append(
         [

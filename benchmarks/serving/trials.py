@@ -93,14 +93,18 @@ class Trials:
         self._stack.close()
         self._server = None
 
-    def load(self, purpose: str, load_rps: float, seed: int, duration_s: float) -> Trial:
-        """Send a load, or return what is known of it; a run in which the generator did not keep up is done again."""
+    def load(
+        self, purpose: str, load_rps: float, seed: int, duration_s: float, pace: float | None = None
+    ) -> Trial:
+        """Send a load, or return what is known of it; a run that is not valid is done again.
+
+        ``pace``: the machine's, where it was measured for several systems together.
+        """
         load_rps = round(load_rps, 1)
-        key = msgspec.json.encode(
-            [self._what, self.system.fingerprint(), load_rps, seed, duration_s, self.made.slo_s]
-        ).decode()
+        what = [self._what, self.system.fingerprint(), load_rps, seed, duration_s, self.made.slo_s]
+        key = msgspec.json.encode(what if pace is None else [*what, "at one pace"]).decode()
         known = key in self.cells
-        seen = self.cells.once(key, LoadSeen, lambda: self._sent(load_rps, seed, duration_s))
+        seen = self.cells.once(key, LoadSeen, lambda: self._sent(load_rps, seed, duration_s, pace))
         trial = Trial(
             system=self._what, purpose=purpose, load_rps=load_rps, seed=seed, duration_s=duration_s, seen=seen
         )
@@ -124,17 +128,17 @@ class Trials:
     def _what(self) -> str:
         return f"{self.system.name}, sleeping workers" if self.sleeps else self.system.name
 
-    def _sent(self, load_rps: float, seed: int, duration_s: float) -> LoadSeen:
-        seen = self._send(load_rps, seed, duration_s)
+    def _sent(self, load_rps: float, seed: int, duration_s: float, pace: float | None) -> LoadSeen:
+        seen = self._send(load_rps, seed, duration_s, pace)
         for _ in range(AGAIN):
             if is_valid(seen):
                 break
             self.bench.say(f"once more, in {PAUSE_S:g} s: {', '.join(reasons(seen))}")
             time.sleep(PAUSE_S)
-            seen = self._send(load_rps, seed, duration_s)
+            seen = self._send(load_rps, seed, duration_s, pace)
         return seen
 
-    def _send(self, load_rps: float, seed: int, duration_s: float) -> LoadSeen:
+    def _send(self, load_rps: float, seed: int, duration_s: float, pace: float | None) -> LoadSeen:
         made, system = self.made, self.system
         spec = LoadSpec(
             rate_rps=0.0,
@@ -149,24 +153,27 @@ class Trials:
             service_s=made.service_s,
         )
         if system.name == "bare":
-            return self._paced(on_server_core(*python("serving.bare")), spec, load_rps)
+            return self._paced(on_server_core(*python("serving.bare")), spec, load_rps, pace)
         if self._server is None:
             work = self.bench.options.work
             self._server = self._started(work)
             time.sleep(SETTLE_S)
         spec = msgspec.structs.replace(spec, url=self._server.url, pid=self._server.pid)
         self._until_ready(spec)
-        return self._paced(python("serving.generator"), spec, load_rps)
+        return self._paced(python("serving.generator"), spec, load_rps, pace)
 
-    def _paced(self, command: list[str], spec: LoadSpec, load_rps: float) -> LoadSeen:
+    def _paced(self, command: list[str], spec: LoadSpec, load_rps: float, pace: float | None) -> LoadSeen:
         """Send a load at the machine's pace, and look whether that held."""
-        before = self._pace.now()
+        before = self._pace.now() if pace is None else pace
         rate_rps = load_rps * before
         spec = msgspec.structs.replace(
             spec, rate_rps=rate_rps, min_jobs=int(min(1000, 0.8 * rate_rps * spec.duration_s))
         )
         seen = seen_by(command, spec)
-        return msgspec.structs.replace(seen, pace=before, drift=self._pace.now() / before - 1.0)
+        # One that has no bound on its queue is still busy with it, and the machine looks slow.
+        looked_at = pace is None and (self.system.bounded or not spec.url)
+        drift = self._pace.now() / before - 1.0 if looked_at else 0.0
+        return msgspec.structs.replace(seen, pace=before, drift=drift)
 
     def _started(self, work: Path) -> Running:
         """Start the server; somebody else may have taken its port, so once more if it does not start."""
