@@ -24,6 +24,8 @@ MOST_OTHERS_CORES = 0.1
 """Of the machine's, that everything else, and other machines on the same host, may take on average."""
 AGAIN, PAUSE_S = 2, 15.0
 """How often a run that is not valid is done again, and how long it waits for the machine to be left alone."""
+RUN_OVER = 0.3
+"""Who attains less than this may be busy long after."""
 MOST_DRIFT = 0.06
 """How far the machine's pace may change while a load is sent."""
 
@@ -170,8 +172,8 @@ class Trials:
             spec, rate_rps=rate_rps, min_jobs=int(min(1000, 0.8 * rate_rps * spec.duration_s))
         )
         seen = seen_by(command, spec)
-        # One that has no bound on its queue is still busy with it, and the machine looks slow.
-        looked_at = pace is None and (self.system.bounded or not spec.url)
+        # One that has no bound on its queue, or was run over, is still busy with it, and the machine looks slow.
+        looked_at = pace is None and self.system.bounded and seen.attainment > RUN_OVER
         drift = self._pace.now() / before - 1.0 if looked_at else 0.0
         return msgspec.structs.replace(seen, pace=before, drift=drift)
 
