@@ -94,7 +94,7 @@ def test_in_overload_batches_stay_large_though_nobody_accepted_is_dropped(
 ) -> None:
     """The loop drops those who waited longest wherever that makes a batch larger; who is accepted here is answered."""
     times = poisson(share, 4)
-    assert attainment(times, slo_s) >= 0.93 * held_by_the_largest_batches(times, slo_s)
+    assert attainment(times, slo_s) >= 0.92 * held_by_the_largest_batches(times, slo_s)
 
 
 def draws_at(times: NDArray[np.float64]) -> list[JobDraw]:

@@ -194,6 +194,14 @@ def test_a_job_is_no_killer_where_a_worker_died_before_it_took_it_up(hand) -> No
     assert [c.reason for c in commands if isinstance(c, Refuse)] == [RefusalReason.WORKER_KILLER]
 
 
+def test_a_job_whose_deadline_passes_after_its_worker_died_says_so_though_it_was_not_taken_up(hand) -> None:
+    h = hand(workers=1)
+    run_of(h.arrive(1, 0.0, within_s=0.05))
+    h.handle(WorkerLost(0.01, 0, untouched=True))
+    h.handle(Woke(0.06))
+    assert h.outcomes[1].reason is RefusalReason.WORKER_LOST
+
+
 def test_jobs_that_were_not_taken_up_may_share_a_batch_again(hand) -> None:
     h = hand(workers=1)
     first = run_of(h.arrive(1, 0.0))

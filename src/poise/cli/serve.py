@@ -262,7 +262,8 @@ def _tell(listening: Listening, names: Sequence[str], *, as_json: bool) -> None:
         sys.stdout.flush()
         return
     where = listening.url if listening.grpc is None else f"{listening.url} and grpc://{listening.grpc}"
-    out.print(f"{' and '.join(names)} served at {where} (Ctrl-C drains and stops)", highlight=False)
+    said = f"{' and '.join(names)} served at {where} (Ctrl-C drains and stops)"
+    out.print(said, highlight=False, soft_wrap=True)
 
 
 def opened_services(paths: Sequence[Path]) -> list[Opened]:

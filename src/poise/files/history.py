@@ -199,7 +199,7 @@ class HistoryReader:
             raise ConfigError(
                 "there is no history",
                 file=str(path),
-                expected="one that poise serve wrote, with an adapter other than static",
+                expected="one that poise serve wrote, with an adapter other than static; --file names one elsewhere",
             )
         with self._reading():
             try:

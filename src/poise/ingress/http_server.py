@@ -15,6 +15,8 @@ from poise.telemetry.traffic import Traffic
 if TYPE_CHECKING:
     from poise.ingress.http_app import HttpApp
 
+BACKLOG = 2048
+"""So many connections may wait to be taken up."""
 READ_BYTES = 256 * 2**10
 """The size of the buffer that all connections read into."""
 SWEEP_S = 0.5
@@ -56,7 +58,11 @@ class HttpServer:
     async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Take connections from a listening socket."""
         if tls is None:
-            self._listening = await self._loop.create_server(lambda: HttpConnection(self), sock=listener)
+            self._listening = await self._loop.create_server(
+                lambda: HttpConnection(self),
+                sock=listener,
+                backlog=BACKLOG,  # asyncio listens once more, for 100 unless told
+            )
         else:
             self._accepting = self._loop.create_task(accept_encrypted(self, listener, tls))
         self._sweep()

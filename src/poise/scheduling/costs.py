@@ -17,6 +17,9 @@ PRICE_STEP = 0.02
 FLOOR_STEPS = 1000
 WAITED_BATCHES = 1.5
 """How many batches' time of an SLO is not there for waiting: a job's own, and on average half of the one that runs."""
+SPARE_OF_SLO, SPARE_OF_BATCH = 0.05, 0.5
+"""Beside the batch that ends a job so much of the SLO is kept free before its deadline, at most so much of the batch:
+workers and front ends are never quite on time."""
 BETTER = 0.01
 """A larger batch is worth its latency if it carries so much more load."""
 REFUSED_EXPONENT = 2.3
@@ -110,13 +113,15 @@ class Terms:
     def last_batch_s(self, items: int, ahead: int) -> float:
         """Return the time to allow for the batch that ends a job, with ``ahead`` items waiting before it.
 
-        A job is done when its whole batch is. Behind a queue, batches are efficient ones, so one of them is kept
-        free before its deadline: else it would force a small, dear batch on everyone behind it.
+        A job is done when its whole batch is. Behind a queue, batches are efficient ones, so one of them, and a little
+        more, is kept free before its deadline: else it would force a small, dear batch on everyone behind it.
         """
         own_s = self.latency_s(items)
         if not ahead:
             return own_s
         last_s = self.latency_s(self.efficient_batch if self.efficient_batch < ahead else ahead)
+        spare_s, most_s = SPARE_OF_SLO * self.slo_s, SPARE_OF_BATCH * last_s
+        last_s += spare_s if spare_s < most_s else most_s
         return last_s if last_s > own_s else own_s
 
     def work_s(self, items: int) -> float:

@@ -58,6 +58,8 @@ GIVEN_UP_AFTER = 4
 """Once so many smaller batches in a row were worse, still smaller ones are not looked at."""
 SUSTAINED_TOLERANCE = 1e-6
 """The accuracy that keeps up with the arrivals is rounded to this."""
+IN_TIME = 0.98
+"""The largest batch in time for the first deadline takes this share of what is left: none takes just what it should."""
 HARMLESS = 1.5
 """The score of a batch beyond its share that costs nobody a deadline and blocks no urgent job."""
 
@@ -241,7 +243,7 @@ class _Search:
         """Return how many of so many items fit into a batch that ends by the first deadline, at the cheapest plans."""
         limits, cost = self._limits, self._first.cost
         limit_s = limits.first_s if limits.most_urgent else min(limits.first_s, limits.cap_s)
-        return bisect_right(range(1, items + 1), limit_s, key=cost.shared_s)
+        return bisect_right(range(1, items + 1), IN_TIME * limit_s, key=cost.shared_s)
 
     def _candidate(
         self, plans: VariantPlans, prefixes: Prefixes, cut: Cut, uniform: int

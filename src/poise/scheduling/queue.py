@@ -55,6 +55,8 @@ class Waiting(msgspec.Struct, eq=False):
     parts: list[tuple[int, int, int, str]] = []
     dispatched_s: float | None = None
     alone: bool = False
+    bereft: bool = False
+    """A worker that it had been given to died."""
     deaths: int = 0
     failures: int = 0
     below_floor: bool = False

@@ -273,6 +273,7 @@ class Scheduler:
                 self._settle(entry)
                 continue
             self._room.returned(entry, items)
+            entry.bereft |= killed
             entry.alone |= not untouched
             if untouched or not counts:
                 continue
@@ -366,7 +367,7 @@ class Scheduler:
     def _give_up(self, entry: Waiting, why: str) -> None:
         ours = self.policy.admits and not entry.stranded and not self._pool.between
         expired = RefusalReason.DEADLINE_PASSED if ours else RefusalReason.NO_WORKER
-        self._doom(entry, RefusalReason.WORKER_LOST if entry.deaths else expired, why)
+        self._doom(entry, RefusalReason.WORKER_LOST if entry.bereft else expired, why)
 
     def _run(self, worker: WorkerState, choice: Choice) -> None:
         plans = choice.plans

@@ -25,7 +25,7 @@ from poise.ingress.feedback import add_feedback_route
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.http_metrics import HttpMetrics
-from poise.ingress.http_server import HttpServer
+from poise.ingress.http_server import BACKLOG, HttpServer
 from poise.ingress.limits import Limits
 from poise.ingress.repository import add_reload_route, add_repository_routes
 from poise.ingress.tls import Tls
@@ -41,7 +41,6 @@ from poise.serving.server_file import TlsFiles
 from poise.telemetry.process import ProcessMetrics
 from poise.telemetry.tracing import Tracing, open_tracer
 
-BACKLOG = 2048
 GC_THRESHOLDS = (20_000, 50, 20)
 """Requests leave next to no cycles, and a full collection stops every job: collect seldom."""
 
