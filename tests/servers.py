@@ -6,7 +6,6 @@ import http.client
 import itertools
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 import pytest
+from tests.tiny import TINY, copy_of_tiny
 
 _LOGS = tempfile.TemporaryDirectory(prefix="poise-tests-")
 atexit.register(_LOGS.cleanup)
 _numbers = itertools.count()
 
-TINY = Path(__file__).parent / "data" / "tiny"
 POISE = [sys.executable, "-m", "poise.cli.main"]
 DATATYPES = {"pixels": "UINT8", "wave": "FP32", "letters": "INT64", "length": "FP32"}
 MODALITY_INPUTS = {"image": ("pixels",), "sound": ("wave",), "word": ("letters", "length")}
@@ -109,7 +108,7 @@ def expected() -> Callable[[dict[str, np.ndarray], tuple[str, ...]], np.ndarray]
 
 def copy_tiny(target: Path, *, workers: int = 2, slo_ms: int = 600_000, queue_items: int = 1000) -> Path:
     """The tiny service with an SLO that nothing here can miss."""
-    shutil.copytree(TINY, target)
+    copy_of_tiny(target)
     file = target / "service.yaml"
     text = re.sub(r"latency_slo_ms: \d+", f"latency_slo_ms: {slo_ms}", file.read_text())
     text = text.replace("accuracy_floor: 0.6,", "accuracy_floor: 0.6, max_floor: 0.8,")
@@ -121,7 +120,7 @@ def copy_tiny(target: Path, *, workers: int = 2, slo_ms: int = 600_000, queue_it
 
 def copy_endless(target: Path) -> Path:
     """One worker with an emulated variant that takes ten minutes for anything."""
-    shutil.copytree(TINY, target)
+    copy_of_tiny(target)
     profile = json.loads((target / "emulated_profile.json").read_text())
     for variant in profile["variants"]:
         for stage in variant["stages"]:

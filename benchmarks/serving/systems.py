@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from .wires import Wire
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
+PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
+"""The interpreter that this runs on, without its environment: peers run on the same."""
 START_S, STOP_S = 120.0, 15.0
 
 
@@ -88,7 +91,7 @@ class System(msgspec.Struct, frozen=True):
             files += [PEERS / "engine.py", PEERS / "environment.sh"]
         else:
             files = [HERE / "bare.py", HERE / "engine.py", HERE / "echo.py"]
-        found = hashlib.sha256(repr(self).encode())
+        found = hashlib.sha256(f"{self!r} {sys.version}".encode())
         for path in files:
             found.update(path.read_bytes())
         return found.hexdigest()[:12]
@@ -98,7 +101,7 @@ POISE = System("poise", "binary", "/v2/models/tokens/infer")
 BARE = System("bare", "raw", "")
 ECHO = System("echo", "raw", "/")
 PEER_SYSTEMS = (
-    System("mosec", "raw", "/inference", wait_ms=1, patience=0.75),
+    System("mosec", "raw", "/inference", wait_ms=1),
     System("triton", "binary", "/v2/models/tokens/infer", max_batch=32, timeout="wait", guess=0.9),
     System("litserve", "raw", "/predict", wait_ms=1, bounded=False, timeout="wait", guess=0.85),
     System(
@@ -124,7 +127,12 @@ class Running(msgspec.Struct, frozen=True):
 
 def install(system: System) -> str:
     """Make a peer's environment; return why that failed, or an empty text."""
-    done = subprocess.run([str(PEERS / f"{system.name}.sh"), "--install"], capture_output=True, check=False)
+    done = subprocess.run(
+        [str(PEERS / f"{system.name}.sh"), "--install"],
+        env={**os.environ, "SERVING_PYTHON": PYTHON},
+        capture_output=True,
+        check=False,
+    )
     return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()[-300:]
 
 
@@ -162,6 +170,7 @@ def _command(system: System, made: Served, port: int) -> tuple[list[str], Mappin
         return python("serving.echo", str(port)), {}
     settings = system.settings(made)
     return ["bash", str(PEERS / f"{system.name}.sh")], {
+        "SERVING_PYTHON": PYTHON,
         "SERVING_MODEL": str(made.model),
         "SERVING_SHAPE": ", ".join(map(str, made.shape)),
         "SERVING_PORT": str(port),

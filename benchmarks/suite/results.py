@@ -49,7 +49,8 @@ class ResultFile(msgspec.Struct, frozen=True, kw_only=True):
 def this_machine() -> Machine:
     """Return the machine that this runs on."""
     found = fingerprint(onnx_runtime_name())
-    return Machine(found.cpu, found.cores, platform.python_version(), found.runtime, poise.__version__)
+    python = f"{platform.python_version()} ({platform.python_compiler()})"  # builds of one version differ by a quarter
+    return Machine(found.cpu, found.cores, python, found.runtime, poise.__version__)
 
 
 def write_result(

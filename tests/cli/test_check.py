@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import typer
+from tests.tiny import copy_of_tiny
 from typer.testing import CliRunner
 
 from poise.cli.check import check, check_service
@@ -19,15 +19,13 @@ from poise.files import ServiceFolder, open_service
 from poise.profiling import write_profile
 from poise.runtimes.machine import fingerprint, onnx_runtime_name
 
-TINY = Path(__file__).resolve().parent.parent / "data" / "tiny"
-
 app = typer.Typer()
 app.command()(check)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> ServiceFolder:
-    shutil.copytree(TINY, tmp_path / "tiny")
+    copy_of_tiny(tmp_path / "tiny")
     return open_service(tmp_path / "tiny")
 
 
@@ -160,7 +158,7 @@ def test_the_metric_is_opened_too(tiny, code, words):
 )
 def test_what_could_not_be_served_as_asked_is_said(tmp_path, old, new, words, status):
     folder = tmp_path / "tiny"
-    shutil.copytree(Path(__file__).parent.parent / "data" / "tiny", folder)
+    copy_of_tiny(folder)
     file = folder / "service.yaml"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new, 1))

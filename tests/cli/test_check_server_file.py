@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from tests.cli.test_check import TINY
+from tests.tiny import TINY
 from typer.testing import CliRunner
 
 from poise.cli.check import check

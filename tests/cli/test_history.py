@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from tests.histories import DECISION, KIND, NOON_S, beat
+from tests.tiny import TINY
 
 from poise.cli.history import minutes_of, words_of
 from poise.domain.allocation import Workers
 from poise.files.history import HistoryFile, KeptSecond, WorkerChange
 
-TINY = Path(__file__).parent.parent / "data" / "tiny"
 POISE = [sys.executable, "-m", "poise.cli.main", "history"]
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-TINY = Path(__file__).parent.parent / "data" / "tiny"
+from tests.tiny import TINY, copy_of_tiny
 
 
 def poise(*words: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +83,7 @@ def test_the_highest_accuracy_that_is_named_can_be_had() -> None:
 
 def test_kept_frontiers_that_are_spoilt_change_nothing_but_for_a_warning(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    shutil.copytree(TINY, folder)
+    copy_of_tiny(folder)
     before = poise(str(folder), "--json")
     assert before.stderr == ""
     (folder / "profile.json.frontiers").write_bytes(b"spoilt")
@@ -97,7 +95,7 @@ def test_kept_frontiers_that_are_spoilt_change_nothing_but_for_a_warning(tmp_pat
 
 def test_a_missing_profile_says_what_to_run(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    shutil.copytree(TINY, folder)
+    copy_of_tiny(folder)
     (folder / "profile.json").unlink()
     done = poise(str(folder))
     assert done.returncode == 2

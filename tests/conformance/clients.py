@@ -24,6 +24,8 @@ import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
 from google.protobuf import json_format
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from tests.conformance.peers import Peer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -136,6 +138,15 @@ class Clients:
         except grpc.RpcError as error:
             return {"code": error.code().name, "error": error.details()}
         return timeless({"code": "OK", "message": json_format.MessageToDict(answer)})
+
+    def health(self, service: str) -> Tree:
+        """gRPC's own health check."""
+        stub: Any = HealthStub(self._channel)
+        try:
+            answer = stub.Check(HealthCheckRequest(service=service), timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            return {"code": error.code().name, "error": error.details()}
+        return {"code": "OK", "message": json_format.MessageToDict(answer)}
 
 
 def http_tree(status: int, headers: dict[str, str], body: bytes) -> Tree:

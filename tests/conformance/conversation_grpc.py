@@ -65,6 +65,8 @@ def hold_grpc(clients: Clients) -> dict[str, Tree]:
 
     for method in ("ServerLive", "ServerReady", "ServerMetadata"):
         say(method, method, getattr(pb, f"{method}Request")())
+    for service in ("", "sums", "nobody"):
+        answers[f"bare grpc: Health/Check {service!r}"] = clients.health(service)
     for method in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"):
         message = getattr(pb, f"{method}Request")
         for name, version in (("sums", "1"), ("sums", "2"), ("sums", "x"), ("nobody", ""), ("", "")):

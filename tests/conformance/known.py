@@ -230,6 +230,13 @@ STATUSES: list[Known] = [
         "NOT_FOUND",
         VERSION_X,
     ),
+    Known(
+        bare_grpc("Health/Check 'nobody'"),
+        "verdict",
+        "OK",
+        "NOT_FOUND",
+        "gRPC's health check is of the service that it names; Triton does not look at the name",
+    ),
     Known(bare_grpc("ModelReady 'sums' 'x'"), "verdict", "INVALID_ARGUMENT", "OK", VERSION_X),
     Known(
         bare_grpc("shared memory"),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tiny import TINY
 
 from poise.domain.decoding import decode_json, decode_yaml
 from poise.domain.profile import Profile
 from poise.domain.service import Service
 from poise.errors import ConfigError
 
-TINY = Path(__file__).resolve().parent.parent / "data" / "tiny"
 SERVICE = (TINY / "service.yaml").read_text()
 PROFILE = (TINY / "profile.json").read_text()
 

@@ -7,7 +7,6 @@ import itertools
 import json
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
+from tests.tiny import TINY, copy_of_tiny
 
 from poise.scheduling.commands import Answer, Refuse
 from poise.scheduling.events import JobArrived
@@ -27,7 +27,6 @@ from poise.scheduling.log import LogHeader, decode_log
 from poise.scheduling.policies import POLICIES
 from poise.simulation.replay import replay
 
-TINY = Path(__file__).parent.parent / "data" / "tiny"
 POISE = [sys.executable, "-m", "poise.cli.main"]
 INPUTS = {
     "image": {"pixels": "UINT8"},
@@ -106,7 +105,7 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """The log of a server that was asked for much, lost a worker in the middle, and drained."""
     folder = tmp_path_factory.mktemp(request.param)
     service = folder / "tiny"
-    shutil.copytree(TINY, service)
+    copy_of_tiny(service)
     file = service / "service.yaml"
     file.write_text(re.sub(r"latency_slo_ms: \d+", "latency_slo_ms: 60000", file.read_text()))
     log = folder / "log.jsonl"
@@ -162,7 +161,7 @@ def test_another_policy_does_not_replay_it(recorded):
 @pytest.mark.parametrize("policy", sorted(set(POLICIES) - {"poise", "edf"}))
 def test_a_short_live_run_of_every_other_policy_replays(policy, tmp_path):
     service, log = tmp_path / "tiny", tmp_path / "log.jsonl"
-    shutil.copytree(TINY, service)
+    copy_of_tiny(service)
     with (
         serving(service, "--record", str(log), "--policy", policy) as live,
         concurrent.futures.ThreadPoolExecutor(8) as clients,

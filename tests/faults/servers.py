@@ -32,12 +32,20 @@ scheduler: {max_batch: 8}
 """
 
 
+def write_service(folder: Path, *, workers: int, slo_ms: int, more: str = "", factory: str = "load") -> None:
+    """Put a service file in the place of the one that is there, in one step."""
+    text = SERVICE.replace("SLO_MS", str(slo_ms)).replace("WORKERS", str(workers))
+    text = text.replace("factory: load", f"factory: {factory}")
+    new = folder / "service.new"
+    new.write_text(text + more)
+    new.replace(folder / "service.yaml")
+
+
 def write_faulty(folder: Path, *, workers: int = 1, slo_ms: int = 600_000) -> Path:
     """A service of the model, with an SLO that nothing here can miss unless it is told to."""
     folder.mkdir()
     shutil.copy(faulty_model.__file__, folder / "mine.py")
-    text = SERVICE.replace("SLO_MS", str(slo_ms)).replace("WORKERS", str(workers))
-    (folder / "service.yaml").write_text(text)
+    write_service(folder, workers=workers, slo_ms=slo_ms)
     points = [{"batch": batch, "mean_s": 0.003} for batch in (1, 8)]
     variant = {
         "name": "mine",
@@ -85,7 +93,7 @@ def serving_with(
         line = process.stdout.readline()
         assert line, stderr.read_text()
         ready = json.loads(line)
-        yield Server(process, ready["url"], stderr, ready["service"])
+        yield Server(process, ready["url"], stderr, ready["service"], ready["grpc"] or "")
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(process.pid).children():

@@ -1,6 +1,7 @@
 """Every fault at once, for as long as one wishes, under load: ``python -m tests.faults.soak --seconds 3600``.
 
-Ends with a table, and with status 1 if a request got no reply or a wrong one, or if memory or files of the server grew.
+Over HTTP comes an even load, over gRPC a call now and then; the service is reloaded under both. Ends with a table, and
+with status 1 if a request got no reply or a wrong one, or if memory or files of the server grew.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
+from tests.faults.calls import CALLS_END, Calls
 from tests.faults.servers import (
     CODES,
     Traffic,
@@ -31,13 +33,17 @@ from tests.faults.servers import (
     serving_with,
     workers_of,
     write_faulty,
+    write_service,
 )
 from tests.servers import Server
 
 RATE_RPS = 100.0
+WORKERS = 2
 BETWEEN_S = 1.0
 """A fault comes this often, on average; half of them end a worker or have it ended."""
 BAD_EVERY = 97
+LOST, RELOADED, REFUSED = "a worker was lost", "reloaded; changed: ", "refused, and everything stays as it is"
+"""What the server's log says of what its metrics forget when the service is reloaded."""
 LARGE_BYTES = 24 * 10**6
 MIDDLING_BYTES = 600_000
 WARM_S = 20.0
@@ -67,8 +73,9 @@ class Held(msgspec.Struct, frozen=True):
 class Mayhem:
     """Does something bad to a server again and again, until told to stop."""
 
-    def __init__(self, server: Server, seed: int) -> None:
+    def __init__(self, server: Server, service: Path, calls: Calls, seed: int) -> None:
         self._server = server
+        self._service = service
         self._random = random.Random(seed)
         self.done: Counter[str] = Counter()
         self.large: Counter[int] = Counter()
@@ -84,16 +91,23 @@ class Mayhem:
             "600 KB of JSON": (2, lambda: self._large(MIDDLING_BYTES)),
             "client gone in mid-body": (2, lambda: self._leave(0.5)),
             "client gone in mid-wait": (2, lambda: self._leave(1.0)),
+            "call over gRPC": (2, calls.call),
+            "call over gRPC, cancelled": (1, calls.cancel),
+            "call over gRPC with 1 ms left": (1, calls.hurry),
+            "service reloaded": (1, self._reload),
+            "service file that is wrong": (0.5, lambda: self._reload(more="nonsense: 1\n")),
+            "service whose model does not load": (0.5, lambda: self._reload(factory="nobody")),
         }
 
     def run(self, seconds: float) -> None:
-        """Go on for so long."""
+        """Go on for so long: each fault once, then whichever comes."""
         names = list(self._faults)
         weights = [weight for weight, _ in self._faults.values()]
+        first = self._random.sample(names, len(names))
         end_s = time.monotonic() + seconds
         threads: list[threading.Thread] = []
         while time.monotonic() < end_s:
-            (name,) = self._random.choices(names, weights)
+            name = first.pop() if first else self._random.choices(names, weights)[0]
             # Those that wait for a reply do it beside the others.
             thread = threading.Thread(target=self._do, args=(name,))
             thread.start()
@@ -126,6 +140,11 @@ class Mayhem:
         status, _ = self._server.post(large_item(size))
         self.large[status] += 1
 
+    def _reload(self, **how: str) -> None:
+        slo_ms = self._random.randrange(500_000, 600_000)
+        write_service(self._service, workers=WORKERS, slo_ms=slo_ms, **how)
+        self._server.process.send_signal(signal.SIGHUP)
+
     def _leave(self, part: float) -> None:
         body = json.dumps(item(1.0)).encode() if self._random.random() < 0.5 else large_item(MIDDLING_BYTES)
         host, port = self._server.address.split(":")
@@ -149,6 +168,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     workers_lost: int
     faults: dict[str, int]
     one_by_one: dict[int, int]
+    calls: dict[str, int]
+    reloads: int
+    reloads_refused: int
     exit_status: int
     left_behind: int
 
@@ -168,6 +190,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         found = {
             "requests got no reply": bool(self.lost),
             "answers were wrong": bool(self.wrong),
+            "a call over gRPC went wrong": bool(self.calls.keys() - CALLS_END),
+            "no reload was applied": "service reloaded" in self.faults and not self.reloads,
+            "no wrong file was refused": "service file that is wrong" in self.faults
+            and not self.reloads_refused,
             "replies do not add up to what was sent": sum(self.statuses.values()) != self.sent,
             "open files grew": self.fds_after > self.fds_before + MOST_FILES,
             "memory grew": last.rss_bytes > first.rss_bytes * (1 + MOST_RSS_FRAC) + MOST_RSS_BYTES,
@@ -195,6 +221,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "workers lost": f"{self.workers_lost}",
             **dict(sorted((name, f"{n}") for name, n in self.faults.items())),
             "replies to these, by status": str(dict(sorted(self.one_by_one.items()))),
+            "calls over gRPC, by status": str(dict(sorted(self.calls.items()))),
+            "reloads applied, refused": f"{self.reloads}, {self.reloads_refused}",
             "exit status after SIGTERM under load": f"{self.exit_status}",
             "processes left behind": f"{self.left_behind}",
             "verdict": "; ".join(self.problems) or "0 lost, memory and files flat",
@@ -217,14 +245,16 @@ def right(number: int, body: bytes) -> bool:
     return bool(data == [2.0 * (number % 1000), 2.0, 4.0, 6.0])
 
 
-def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1) -> Report:
+def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1, ingress: int = 0) -> Report:
     """Run everything for so many seconds."""
-    service = write_faulty(folder / "faulty", workers=2)
-    with serving_with(service, before=IMPATIENT) as server:
+    service = write_faulty(folder / "faulty", workers=WORKERS)
+    options = ["--grpc-port", "0", *(["--ingress", f"{ingress}"] if ingress else [])]
+    with serving_with(service, *options, before=IMPATIENT) as server, Calls(server) as calls:
         process = psutil.Process(server.process.pid)
-        mayhem = Mayhem(server, seed)
+        mayhem = Mayhem(server, service, calls, seed)
         held: list[Held] = []
         server.post(large_item(MIDDLING_BYTES))  # the JSON process is there
+        calls.call()
         fds_before = process.num_fds()
         begin_s = time.monotonic()
         over = threading.Event()
@@ -246,7 +276,7 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.resume()
         server.wait_until(lambda: server.metric("poise_queue_jobs") == 0)
-        workers_lost = int(server.metric("poise_workers_lost_total"))
+        log = server.log()
         fds_after = process.num_fds()
         children = server.workers()
         exit_status = server.terminate()
@@ -262,9 +292,12 @@ def soak(seconds: float, folder: Path, rate_rps: float = RATE_RPS, seed: int = 1
         held=held,
         fds_before=fds_before,
         fds_after=fds_after,
-        workers_lost=workers_lost,
+        workers_lost=log.count(LOST),
         faults=dict(mayhem.done),
         one_by_one=dict(mayhem.large),
+        calls=dict(calls.statuses),
+        reloads=log.count(RELOADED),
+        reloads_refused=log.count(REFUSED),
         exit_status=exit_status,
         left_behind=len(alive),
     )
@@ -276,9 +309,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--rate", type=float, default=RATE_RPS, help="requests a second")
     parser.add_argument("--seed", type=int, default=1, help="of the faults and when they come")
+    parser.add_argument("--ingress", type=int, default=0, help="front ends in processes of their own")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="poise-soak-") as folder:
-        report = soak(given.seconds, Path(folder), given.rate, given.seed)
+        report = soak(given.seconds, Path(folder), given.rate, given.seed, given.ingress)
     Console(width=120).print(report.table())
     return 1 if report.problems else 0
 

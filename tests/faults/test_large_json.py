@@ -9,7 +9,7 @@ import pytest
 from tests.faults.servers import Traffic, item, json_process_of, large_item, serving_with, write_faulty
 from tests.servers import Server
 
-SHORT_PATIENCE = "import poise.ingress.decoding as d; d.LargeJson.__init__.__defaults__ = (4, 2.0)"
+SHORT_PATIENCE = "import poise.ingress.decoding as d; d.LargeJson.__init__.__defaults__ = (4, 8.0)"
 # The front end itself may read no JSON that is large.
 STRICT = """
 import poise.protocol.codec as codec, poise.ingress.http_infer as http_infer

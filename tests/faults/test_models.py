@@ -9,13 +9,13 @@ import pytest
 from tests.faults.servers import CODES, Traffic, item, serving_with, workers_of, write_faulty
 from tests.servers import Server
 
-SHORT_PATIENCE = "import poise.serving.batches as batches; batches.HUNG_AFTER_S = 1.0"
+SHORT_PATIENCE = "import poise.serving.batches as batches; batches.HUNG_AFTER_S = 5.0"
 GOOD_BEFORE, GOOD_AFTER = 5, 20
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One worker; one that keeps a batch for a second is taken for hung."""
+    """One worker; one that keeps a batch for five seconds is taken for hung."""
     service = write_faulty(tmp_path_factory.mktemp("faulty") / "faulty")
     with serving_with(service, before=SHORT_PATIENCE) as running:
         yield running

@@ -15,7 +15,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     Console(width=120).print(report.table())
     assert report.problems == []
     assert report.workers_lost > 20
-    assert len(report.faults) == 11  # every fault had its turn
+    assert len(report.faults) == 17  # every fault had its turn
 
 
 GOOD = Report(
@@ -32,6 +32,9 @@ GOOD = Report(
     workers_lost=3,
     faults={},
     one_by_one={},
+    calls={"OK": 3, "CANCELLED": 1},
+    reloads=2,
+    reloads_refused=1,
     exit_status=0,
     left_behind=0,
 )
@@ -43,6 +46,10 @@ GOOD = Report(
         ({}, None),
         ({"lost": {"reset": 1}}, "requests got no reply"),
         ({"wrong": 1}, "answers were wrong"),
+        ({"calls": {"OK": 3, "wrong": 1}}, "a call over gRPC went wrong"),
+        ({"calls": {"OK": 3, "no status": 1}}, "a call over gRPC went wrong"),
+        ({"faults": {"service reloaded": 3}, "reloads": 0}, "no reload was applied"),
+        ({"faults": {"service file that is wrong": 3}, "reloads_refused": 0}, "no wrong file was refused"),
         ({"sent": 101}, "replies do not add up to what was sent"),
         ({"fds_after": 57}, "open files grew"),
         ({"held": [Held(0, 10**8), Held(1, 2 * 10**8)]}, "memory grew"),

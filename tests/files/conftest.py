@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+from tests.tiny import copy_of_tiny
 
 from poise.files import ServiceFolder, open_service
-
-TINY = Path(__file__).resolve().parent.parent / "data" / "tiny"
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> ServiceFolder:
     """The tiny service."""
-    shutil.copytree(TINY, tmp_path / "tiny")
+    copy_of_tiny(tmp_path / "tiny")
     return open_service(tmp_path / "tiny")

@@ -126,6 +126,9 @@ class Damage:
                 "priority": self.one_of((0, 1, 9)),
                 "poise_class": self.one_of(("interactive", "bulk")),
             }
+            if self.chance(0.5):
+                request["parameters"]["poise_accuracy_floor"] = float(self.rng.integers(600)) / 1000
+                request["parameters"]["poise_deadline_ms"] = float(10.0 ** self.rng.uniform(0, 5))
             request["outputs"] = [
                 {"name": "logits", "parameters": {"binary_data": self.chance(0.5)}},
                 {"name": "score"},

@@ -10,7 +10,7 @@ import numpy as np
 from tests.fuzz.damage import DATATYPES, SETS, SHAPES, SIZES, Damage
 from tests.fuzz.http import FoundError
 
-from poise.ingress.grpc_server import SERVICE
+from poise.ingress.grpc_methods import SERVICE
 from poise.protocol import inference_pb2 as pb
 
 FORBIDDEN = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS})

@@ -15,12 +15,15 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from google.protobuf.json_format import ParseDict
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from tests.servers import DATATYPES, MODALITY_INPUTS, Server, copy_endless, serving
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from poise.errors import ConfigError
 from poise.ingress.gate import Gates
-from poise.ingress.grpc_server import SERVICE, start_grpc
+from poise.ingress.grpc_methods import SERVICE
+from poise.ingress.grpc_server import start_grpc
 from poise.ingress.guard import Guard, Identity, Token
 from poise.ingress.limits import Limits
 from poise.ingress.repository import ModelState
@@ -204,6 +207,31 @@ def test_errors_have_the_codes_of_the_table(server, arrays):
         "/other.Service/Nix",
     ):
         assert refused(ask, method)[0] == code.UNIMPLEMENTED
+
+
+def serving_status(address: str, service: str = "") -> str:
+    with grpc.insecure_channel(address) as channel:
+        stub: Any = HealthStub(channel)
+        answer = stub.Check(HealthCheckRequest(service=service), timeout=20)
+    return HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+def test_grpcs_own_health_check(server):
+    for service in ("", SERVICE, "tiny"):
+        assert serving_status(server.grpc_address, service) == "SERVING"
+    with pytest.raises(grpc.RpcError) as caught:
+        serving_status(server.grpc_address, "nix")
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert "expected tiny" in str(caught.value.details())
+    with grpc.insecure_channel(server.grpc_address) as channel, pytest.raises(grpc.RpcError) as caught:
+        stub: Any = HealthStub(channel)
+        next(stub.Watch(HealthCheckRequest(), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED  # which clients take for healthy
+
+
+def test_a_server_without_services_does_not_serve():
+    assert in_process(serving_status) == "NOT_SERVING"
+    assert in_process(lambda address: serving_status(address, SERVICE)) == "NOT_SERVING"
 
 
 def test_streams_are_not_offered(server, arrays):
@@ -461,7 +489,7 @@ def test_no_more_calls_at_once_than_the_cap():
             assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == LIMITS.connections
             assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 4
 
-    in_process(talk, limits=Limits(connections=4, idle_s=1.0))
+    in_process(talk, limits=Limits(connections=4, idle_s=5.0))
 
 
 def test_a_port_in_use_is_named():

@@ -7,7 +7,8 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
-from tests.servers import DATATYPES, TINY
+from tests.servers import DATATYPES
+from tests.tiny import TINY
 
 from poise.domain.job import RefusalReason
 from poise.errors import ForbiddenError

@@ -8,8 +8,8 @@ import pytest
 
 from poise.errors import TooLargeError
 from poise.ingress.gate import Gates
-from poise.ingress.grpc_methods import GrpcMethods
-from poise.ingress.grpc_server import SERVICE, start_grpc
+from poise.ingress.grpc_methods import SERVICE, GrpcMethods
+from poise.ingress.grpc_server import start_grpc
 from poise.ingress.guard import EVERYBODY, Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.limits import Limits

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
-from tests.ingress.test_decoding import BODY, ITEMS, WIRE, body_of
+from tests.ingress.test_decoding import BODY, ITEMS, WIRE, body_of, stopped
 
 from poise.domain.job import Job, RefusalReason
 from poise.errors import ForbiddenError, NotReadyError
@@ -17,11 +17,11 @@ from poise.ingress import http_infer
 from poise.ingress.decoding import LargeJson
 from poise.ingress.gate import Answered, Gate, Gates, Outcome, PendingJob, Refused
 from poise.ingress.guard import Identity
-from poise.ingress.http_infer import Inference
+from poise.ingress.http_infer import Inference, LaterAnswer
 from poise.ingress.limits import Limits
 from poise.ingress.routes import HttpRequest, Reply
 from poise.ingress.slices import SLICE_BYTES, copy_in_slices
-from poise.protocol.requests import InferRequest
+from poise.protocol.requests import InferRequest, ReplyTerms
 from poise.protocol.wire import ServiceWire
 from poise.scheduling.commands import Answer, AnswerPart
 
@@ -76,7 +76,7 @@ def post(
     """The reply to a request, or what it raises."""
 
     async def run() -> Any:
-        large = LargeJson()
+        large = LargeJson(patience_s=60.0)
         inference = Inference(gates, Limits(), large)
         names = {name.replace("_", "-").encode(): value for name, value in headers.items()}
         request = HttpRequest("POST", b"/v2/models/tiny/infer", names)
@@ -159,6 +159,37 @@ def test_an_answer_whose_json_cannot_be_made_is_an_error(monkeypatch) -> None:
     monkeypatch.setattr(LargeJson, "encode", lost)
     gate = FakeGate(WIRE, answered(ITEMS))
     assert post(gates_of(gate), gate, BODY).status == 503
+
+
+def test_who_leaves_has_no_large_answer_written() -> None:
+    """Neither one that waits for its turn, nor the one that is being written, which has a second more at the most."""
+
+    async def run() -> None:
+        large = LargeJson(patience_s=60.0)
+        inference = Inference(Gates({}), Limits(), large)
+        gate = cast(Gate, FakeGate(WIRE))
+        terms = ReplyTerms(None, (("logits", False),), own_terms=False)
+        try:
+            await stopped(large)
+            pending = [PendingJob(Job(n, "default", ITEMS, 0.0, 1.0, 0.0, 7, 0), 0) for n in (1, 2)]
+            later = [LaterAnswer(inference, gate, one, terms, None) for one in pending]
+            replies: list[Reply] = []
+            for one, job in zip(later, pending, strict=True):
+                one.when_ready = replies.append
+                job.settle(answered(ITEMS))
+            while not large._waiting:
+                await asyncio.sleep(0.001)  # the outputs are copied by threads
+            for one in later:
+                one.cancel()
+            async with asyncio.timeout(20):
+                while large.pid is not None:
+                    await asyncio.sleep(0.001)
+            assert not large._waiting
+            assert not replies
+        finally:
+            await large.stop()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("encoded", [False, True])

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.tiny import copy_of_tiny
 
 from poise.files import ServiceFolder, open_service
 from poise.profiling.timing import Run
-
-TINY = Path(__file__).resolve().parent.parent / "data" / "tiny"
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> ServiceFolder:
     """The tiny service, without its profile."""
-    shutil.copytree(TINY, tmp_path / "tiny")
+    copy_of_tiny(tmp_path / "tiny")
     (tmp_path / "tiny" / "profile.json").unlink()
     return open_service(tmp_path / "tiny")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from tests.profiling.conftest import TINY
+from tests.tiny import TINY
 
 from poise.domain.modalities import names_of
 from poise.domain.profile import ModeProfile

@@ -7,7 +7,7 @@ import shutil
 
 import msgspec
 import pytest
-from tests.profiling.conftest import TINY
+from tests.tiny import TINY
 
 from poise.domain.decoding import decode_json
 from poise.domain.profile import WAY_STAGE, Profile, latency_table

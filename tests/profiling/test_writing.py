@@ -6,7 +6,7 @@ import errno
 import os
 
 import pytest
-from tests.profiling.conftest import TINY
+from tests.tiny import TINY
 
 from poise.domain.decoding import decode_json
 from poise.domain.profile import Profile

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.servers import DATATYPES, MODALITY_INPUTS, TINY, json_request
+from tests.servers import DATATYPES, MODALITY_INPUTS, json_request
+from tests.tiny import TINY
 
 from poise.domain.service import Datatype, Modality, Service, TensorSpec, Variant, length_key
 from poise.domain.slots import bytes_in, slots_of

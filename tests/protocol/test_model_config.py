@@ -2,7 +2,7 @@ import json
 
 import msgspec
 from google.protobuf.json_format import ParseDict
-from tests.servers import TINY
+from tests.tiny import TINY
 from tritonclient.grpc import model_config_pb2
 
 from poise.domain.allocation import Workers

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.tiny import TINY
 
 from poise.domain.service import Service, Variant
 from poise.files import ServiceFolder, load_labelled, open_service
-
-TINY = Path(__file__).resolve().parent.parent / "data" / "tiny"
 
 Tensors = dict[str, NDArray[Any]]
 

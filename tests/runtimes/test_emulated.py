@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.runtimes.conftest import TINY
+from tests.tiny import TINY
 
 from poise.domain.profile import LatencyPoint, ModeProfile, Profile, StageProfile, VariantProfile
 from poise.errors import ConfigError, InternalError

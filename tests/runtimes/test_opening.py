@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import msgspec
 import pytest
-from tests.runtimes.conftest import TINY, with_variant
+from tests.runtimes.conftest import with_variant
+from tests.tiny import copy_of_tiny
 
 from poise.domain.service import Modality, TensorSpec
 from poise.errors import ConfigError
@@ -136,7 +135,7 @@ def test_a_head_that_is_a_whole_graph(tiny):
 
 @pytest.mark.parametrize("content", [b"", b"not a model", None])
 def test_a_corrupt_model(tmp_path, content):
-    shutil.copytree(TINY, tmp_path / "tiny")
+    copy_of_tiny(tmp_path / "tiny")
     folder = open_service(tmp_path / "tiny")
     file = tmp_path / "tiny" / "late" / "sound.onnx"
     file.write_bytes(file.read_bytes()[:100] if content is None else content)

@@ -10,7 +10,7 @@ from poise.domain.job import RefusalReason
 from poise.planning.frontier import Frontier
 from poise.planning.service_model import ServiceModel
 from poise.scheduling.boldness import Boldness
-from poise.scheduling.costs import Terms
+from poise.scheduling.costs import LeastCosts, Terms
 from poise.scheduling.events import WorkerReady
 from poise.scheduling.policies import policy_named
 from poise.scheduling.worker_pool import WorkerPool
@@ -53,6 +53,33 @@ def test_what_accuracy_is_worth_follows_the_plans_asked_about(hand) -> None:
         most_s = 1.6 * 4 * costs.accuracy_price_s(3, 0.7)
         expected = latencies_s[sum(price <= most_s for price in prices_s)]
         assert frontier.worth_s(most_s) == expected
+
+
+def test_what_is_kept_does_not_grow_with_the_floors_and_deadlines_that_clients_choose(
+    hand, monkeypatch
+) -> None:
+    asked = [(floor / 100, slo_s / 100) for floor in range(60) for slo_s in range(10, 20)]
+
+    def figures(costs: LeastCosts) -> list[object]:
+        return [
+            (
+                costs.terms("normal", floor, 3, False, each, 0.0, slo_s).work_s(40),
+                costs.efficient(3, floor, slo_s, each=each),
+                costs.accuracy_price_s(3, floor),
+                costs.latency_s(3, floor, 2, each=each),
+            )
+            for floor, slo_s in asked
+            for each in (False, True)
+        ]
+
+    unbounded, bounded = hand().scheduler._pool.costs, hand().scheduler._pool.costs
+    expected = figures(unbounded)
+    monkeypatch.setattr("poise.scheduling.costs.MOST_TERMS", 20)
+    monkeypatch.setattr("poise.scheduling.costs.MOST_FIGURES", 40)
+    assert figures(bounded) == expected
+    kept = {name: len(held) for name, held in vars(bounded).items() if isinstance(held, dict)}
+    assert max(kept.values()) <= 40, kept
+    assert max(len(held) for held in vars(unbounded).values() if isinstance(held, dict)) > 100
 
 
 def test_boldness_stays_with_few_losses_and_goes_with_many() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import httptools
 import msgspec
 import numpy as np
@@ -41,14 +42,17 @@ from poise.ingress import (
     http_server,
     inflating,
     routes,
+    tls,
 )
 from poise.ingress.guard import EVERYBODY, Guard, Identity
+from poise.ingress.http_app import HttpApp
 from poise.ingress.http_connection import HttpConnection
 from poise.ingress.http_stream import Stream
 from poise.ingress.routes import Reply, error_reply
 from poise.protocol import codec, elements, requests
 from poise.protocol.compression import Encoding, Inflater
 from poise.serving import server
+from poise.serving.feedback import Feedback
 
 Patch = pytest.MonkeyPatch
 
@@ -139,10 +143,10 @@ def renewed_body(stream: Stream, _: int) -> None:
     stream.deadline_s = stream._server.now_s() + stream._server.limits.body_s
 
 
-async def uncounted(served: http_server.HttpServer, listener: Any, tls: ssl.SSLContext) -> None:
+async def uncounted(served: http_server.HttpServer, listener: Any, context: ssl.SSLContext) -> None:
     """``accept_encrypted`` as asyncio has it: a handshake is nobody's connection."""
     loop = asyncio.get_running_loop()
-    listening = await loop.create_server(lambda: HttpConnection(served), sock=listener, ssl=tls)
+    listening = await loop.create_server(lambda: HttpConnection(served), sock=listener, ssl=context)
     try:
         await asyncio.Event().wait()
     finally:
@@ -208,6 +212,40 @@ def no_door(door: Any, details: Any) -> Any:
     return FOUND(door, details)
 
 
+def door_within(door: Any, details: Any) -> Any:
+    """``_Door.service`` as it is where only this machine reaches it."""
+    door._outside = False
+    return FOUND(door, details)
+
+
+def labels_of_anybody(patch: Patch) -> None:
+    """Keep answers, and find them, by their id alone."""
+    expect, label = Feedback.expect, Feedback.label
+    patch.setattr(
+        Feedback, "expect", lambda kept, gate, pending, name, _: expect(kept, gate, pending, name, "")
+    )
+    patch.setattr(Feedback, "label", lambda kept, gate, name, _, labels: label(kept, gate, name, "", labels))
+
+
+def not_required(patch: Patch) -> None:
+    """Look at a client's certificate only where it shows one."""
+    patch.setattr(tls, "ssl", SimpleNamespace(**vars(ssl) | {"CERT_REQUIRED": ssl.CERT_OPTIONAL}))
+
+
+def not_required_by_grpc(patch: Patch) -> None:
+    def credentials(first: Any, renewed: Any, **_: Any) -> grpc.ServerCredentials:
+        return grpc.dynamic_ssl_server_credentials(first, renewed, require_client_authentication=False)
+
+    patch.setattr(
+        tls, "grpc", SimpleNamespace(**vars(grpc) | {"dynamic_ssl_server_credentials": credentials})
+    )
+
+
+def any_version(patch: Patch) -> None:
+    versions = SimpleNamespace(TLSv1_2=ssl.TLSVersion.MINIMUM_SUPPORTED)
+    patch.setattr(tls, "ssl", SimpleNamespace(**vars(ssl) | {"TLSVersion": versions}))
+
+
 FOUND = grpc_server._Door.service
 BIG = 2**31 - 1
 
@@ -240,6 +278,16 @@ GUARDS = (
         test_access.test_only_who_may_changes_the_servers_state,
     ),
     Held(
+        "state from outside",
+        replace(HttpApp, "_admins_kept_out", False),
+        test_access.test_without_tokens_nobody_changes_the_servers_state_from_outside,
+    ),
+    Held(
+        "labels",
+        labels_of_anybody,
+        test_access.test_only_who_sent_a_request_labels_it,
+    ),
+    Held(
         "loopback",
         replace(server, "is_loopback", lambda _: True),
         test_access.test_the_server_listens_on_this_machine_only_unless_told_otherwise,
@@ -259,6 +307,23 @@ GUARDS = (
         replace(grpc_methods, "check_class", nothing),
         test_grpc.test_a_token_of_one_class_does_not_open_another,
     ),
+    Held(
+        "gRPC state from outside",
+        replace(grpc_server._Door, "service", door_within),
+        test_grpc.test_without_tokens_nobody_changes_the_servers_state_from_outside,
+    ),
+    # who is on the network between
+    Held(
+        "client certificate",
+        not_required,
+        test_tls.test_who_has_to_show_a_certificate_is_not_answered_without,
+    ),
+    Held(
+        "gRPC client certificate",
+        not_required_by_grpc,
+        test_tls.test_over_grpc_who_has_to_show_a_certificate_is_not_answered_without,
+    ),
+    Held("TLS 1.2", any_version, test_tls.test_nothing_older_than_tls_1_2_is_spoken),
     # where a request ends
     Held(
         "strict parser",
@@ -377,6 +442,11 @@ GUARDS = (
         "handshakes",
         replace(http_server, "accept_encrypted", uncounted),
         test_tls.test_handshakes_are_connections_too,
+    ),
+    Held(
+        "refused handshakes",
+        replace(tls, "DROPPED_BYTES", BIG),
+        test_tls.test_what_follows_a_refusal_is_bounded,
     ),
     Held("gRPC handshakes", lift(head_s=1000.0), test_grpc.test_who_connects_and_says_nothing_is_let_go),
     # what is in a request

@@ -10,12 +10,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import uvloop
-from tests.servers import TINY
+from tests.tiny import TINY
 
 from poise.domain.job import Job
 from poise.files import open_service
@@ -36,6 +37,7 @@ SERVICE = open_service(TINY).service
 WIRE = wire_of(SERVICE, max_items=100)
 ANSWER_S = 20.0
 """A client that waits longer waits in vain."""
+START_S = 60.0
 
 lifted: dict[str, Any] = {}
 """Limits that are not held while their guard is taken away."""
@@ -145,12 +147,20 @@ class Target:
     """A front end that runs in a thread of its own."""
 
     def __init__(
-        self, gate: StubGate, guard: Guard, limits: Limits, *, tls: ssl.SSLContext | None, grpc: bool
+        self,
+        gate: StubGate,
+        guard: Guard,
+        limits: Limits,
+        *,
+        tls: ssl.SSLContext | None,
+        grpc: bool,
+        **grpc_more: Any,
     ) -> None:
         self.gate = gate
         self.tls = tls
         self.grpc: GrpcServer | None = None
         self._with_grpc = grpc
+        self._grpc_more = grpc_more
         self.limits = limits
         self.loop = uvloop.new_event_loop()
         self.troubles: list[dict[str, Any]] = []
@@ -184,17 +194,17 @@ class Target:
         self.server = _Server(self.app, self.limits)
         await self.server.start(self.listener, self.tls)
         if self._with_grpc:
-            self.grpc = await start_grpc(gates, self.guard, self.limits, "127.0.0.1:0")
+            self.grpc = await start_grpc(gates, self.guard, self.limits, "127.0.0.1:0", **self._grpc_more)
 
     def start(self) -> None:
         self._thread.start()
-        assert self._started.wait(ANSWER_S)
+        assert self._started.wait(START_S)
 
     def stop(self) -> None:
         for client in self._clients:
             client.socket.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(ANSWER_S)
+        self._thread.join(START_S)
         self.listener.close()
 
     def do(self, what: Callable[[], Any]) -> Any:
@@ -248,10 +258,12 @@ def attacked(
     guard: Guard | None = None,
     tls: ssl.SSLContext | None = None,
     grpc: bool = False,
+    grpc_more: Mapping[str, Any] = MappingProxyType({}),
     **limits: Any,
 ) -> Iterator[Target]:
     """Run a front end with some limits; nothing may go wrong on its event loop."""
-    target = Target(gate or StubGate(), guard or Guard(), Limits(**(limits | lifted)), tls=tls, grpc=grpc)
+    all_limits = Limits(**(limits | lifted))
+    target = Target(gate or StubGate(), guard or Guard(), all_limits, tls=tls, grpc=grpc, **grpc_more)
     target.start()
     try:
         yield target

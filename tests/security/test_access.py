@@ -4,22 +4,26 @@ import hmac
 import http.client
 import itertools
 import json
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
 from tests.security.target import INFER, attacked, infer, request, wave
+from tests.tiny import TINY
 
 from poise.errors import ConfigError, RequestError
+from poise.files import open_service
 from poise.ingress.feedback import add_feedback_route
 from poise.ingress.guard import Guard, Identity, Token
 from poise.ingress.http_app import HttpApp
 from poise.ingress.repository import add_reload_route, add_repository_routes
 from poise.ingress.routes import Reply
+from poise.serving.feedback import Feedback, Scorer
 from poise.serving.server import ServerSettings, bind
 
 SECRET = "a secret of some length"
 OTHER = "another secret of some length"
+LABELS = "/v2/models/tiny/labels"
 METHODS = (
     "GET",
     "HEAD",
@@ -195,6 +199,38 @@ def test_only_who_may_changes_the_servers_state():
         target.app.routes.add("POST", "/change", lambda _: Reply(200), admin=True)
         assert target.ask(request("POST", "/change", b"", [bearer(OTHER)]))[0] == 403
         assert target.ask(request("POST", "/change", b"", [bearer(SECRET)]))[0] == 200
+
+
+def test_without_tokens_nobody_changes_the_servers_state_from_outside():
+    with attacked() as target:
+        target.do(lambda: add_all_routes(target.app))
+        target.app.routes.add("POST", "/change", lambda _: Reply(200), admin=True)
+        assert target.ask(request("POST", "/change", b""))[0] == 200
+        target.app.outside = True
+        admins = {pattern for pattern, methods in target.app.routes if any(r.admin for r in methods.values())}
+        assert len(admins) > 4
+        for path in every_path(sorted(admins)):
+            if path.startswith("/"):
+                assert target.ask(request("POST", path, b""))[0] == 404, path
+        assert target.ask(infer(wave()))[0] == 200
+    with attacked(guard=guarded()) as target:
+        target.app.outside = True
+        target.app.routes.add("POST", "/change", lambda _: Reply(200), admin=True)
+        assert target.ask(request("POST", "/change", b"", [bearer(SECRET)]))[0] == 200
+
+
+def test_only_who_sent_a_request_labels_it():
+    feedback, opened = Feedback(), open_service(TINY)
+    label = json.dumps({"id": "a", "labels": [0]}).encode()
+    with attacked(guard=guarded()) as target:
+        feedback.add(cast(Any, target.gate), Scorer(opened, opened.load_profile()))
+        target.do(lambda: add_feedback_route(target.app, feedback))
+        asked = wave(id="a", parameters={"poise_class": "bulk"})
+        assert target.ask(infer(asked, bearer(SECRET)))[0] == 200
+        code, _, body = target.ask(request("POST", LABELS, label, [bearer(OTHER)]))
+        assert code == 404, body
+        assert json.loads(body)["error"] == "nothing is kept of a request 'a' of yours"
+        assert target.ask(request("POST", LABELS, label, [bearer(SECRET)]))[0] == 200
 
 
 def test_the_server_listens_on_this_machine_only_unless_told_otherwise():

@@ -14,7 +14,8 @@ from tests.security.target import StubGate, Target, attacked
 from tests.security.test_access import OTHER, SECRET, guarded
 
 from poise.domain.datatypes import NUMPY_TYPE
-from poise.ingress.grpc_server import SERVICE
+from poise.ingress.grpc_methods import REPOSITORY_METHODS, SERVICE
+from poise.ingress.repository import ModelState
 from poise.protocol import inference_pb2 as pb
 
 METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods]
@@ -82,6 +83,35 @@ def test_a_token_of_one_class_does_not_open_another():
         assert denied is grpc.StatusCode.PERMISSION_DENIED
         assert target.gate.requests == []
         assert call(target, "ModelInfer", infer_message(poise_class="bulk"), token) is grpc.StatusCode.OK
+
+
+class Served:
+    """A repository that there is; who asks for it changes something."""
+
+    changed = 0
+
+    async def load(self, name: str) -> None:
+        self.changed += 1
+
+    unload = load
+
+    def index(self) -> tuple[ModelState, ...]:
+        self.changed += 1
+        return ()
+
+
+def test_without_tokens_nobody_changes_the_servers_state_from_outside():
+    served = Served()
+    with attacked(grpc=True, grpc_more={"repository": served, "outside": True}) as target:
+        for method in REPOSITORY_METHODS:
+            assert call(target, method) is grpc.StatusCode.UNIMPLEMENTED, method
+        assert served.changed == 0
+    token = ("authorization", f"Bearer {SECRET}")
+    more = {"repository": served, "outside": True}
+    with attacked(guard=guarded(), grpc=True, grpc_more=more) as target:
+        for method in REPOSITORY_METHODS:
+            assert call(target, method, b"", token) is grpc.StatusCode.OK, method
+        assert served.changed == len(REPOSITORY_METHODS)
 
 
 def test_a_message_over_the_cap_is_refused():

@@ -4,14 +4,16 @@ import functools
 import gzip
 import json
 import socket
+import struct
 import time
 import tracemalloc
 
 import pytest
-from tests.security.target import INFER, StubGate, Target, attacked, in_chunks, infer, request, wave
+import tests.security.target as target_module
+from tests.security.target import INFER, Client, StubGate, Target, attacked, in_chunks, infer, request, wave
 
 from poise.ingress import http_chunks, routes
-from poise.ingress.http_stream import State
+from poise.ingress.http_stream import HELD_BYTES, State
 from poise.ingress.routes import Reply
 
 BOMB = gzip.compress(b" " * 10_000_000)
@@ -224,6 +226,38 @@ def test_who_asks_nothing_makes_room():
         target.until(lambda: target.server.connections == 3)
         assert target.ask(request())[0] == 200
         target.until(lambda: target.server.connections == 2)
+
+
+def test_who_has_not_read_all_of_an_answer_makes_no_room():
+    size = 60_000
+    with attacked(connections=1) as target:
+        target.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        target.app.routes.add("GET", "/metrics", lambda _: Reply(200, (b"x" * size,)))
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(target_module.ANSWER_S)
+        plain.connect(target.address)
+        client = Client(target.address, plain)
+        client.send(request(path="/metrics"))
+        target.until(lambda: any(each.idle and each.waiting for each in target.connections))
+        assert target.connect().reply()[0] == 503
+        assert len(client.reply()[2]) == size
+        plain.close()
+
+
+def test_who_leaves_while_nothing_is_read_is_noticed():
+    with attacked(gate=StubGate(holds=True)) as target:
+        client = target.connect()
+        client.send(infer(wave()) + b"x" * 500_000)
+        target.until(lambda: len(held_by(target)) == 1 and held_by(target)[0] > HELD_BYTES)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.close()  # a reset
+        target.until(lambda: target.server.connections == 0)
+        assert target.gate.cancelled == 1
+
+
+def held_by(target: Target) -> list[int]:
+    return [len(each._held) for each in target.connections]
 
 
 def test_who_does_not_read_is_not_read_from():

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 from tests.security.target import StubGate, attacked, infer, request, wave
-from tests.servers import TINY, serving, tiny
+from tests.servers import serving, tiny
+from tests.tiny import TINY
 
 import poise
 from poise.domain.service import Modality, Service, TensorSpec, Variant

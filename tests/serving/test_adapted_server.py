@@ -4,14 +4,14 @@ import concurrent.futures
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from tests.servers import DATATYPES, POISE, TINY, Server, copy_tiny, json_request, serving
+from tests.servers import DATATYPES, POISE, Server, copy_tiny, json_request, serving
+from tests.tiny import copy_of_tiny
 
 from poise.cli.serve import adapting_of
 from poise.errors import ConfigError
@@ -32,7 +32,7 @@ adapter: {policy: poise, interval_s: 1, forecaster: {kind: last-max}}
 
 def emulated_service(target: Path, more: str = EMULATED, name: str = "tiny") -> Path:
     """A service of one emulated variant with a budget beyond any machine of the tests."""
-    shutil.copytree(TINY, target)
+    copy_of_tiny(target)
     text = (target / "emulated.yaml").read_text()
     text = re.sub(r"budget: .*\n", "", text)
     text = re.sub(r"latency_slo_ms: \d+", "latency_slo_ms: 60000", text)

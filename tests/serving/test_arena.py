@@ -1,11 +1,12 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.servers import TINY
+from tests.tiny import TINY
 
 from poise.domain.datatypes import NUMPY_TYPE
 from poise.errors import ConfigError, InternalError
@@ -105,3 +106,17 @@ def test_two_mappings_see_the_same_memory_that_nobody_may_resize():
             os.ftruncate(arena.fd, 0)
     finally:
         os.close(arena.fd)
+
+
+def test_the_memory_goes_though_somebody_still_refers_to_the_arena():
+    arena = Arena.create(plan_layout(open_service(TINY).service, 100_000))
+    inode = f" {os.fstat(arena.fd).st_ino} "
+    row = arena.inputs["wave"][0]
+    arena.close()
+    assert inode in maps()
+    del row
+    assert inode not in maps()
+
+
+def maps() -> str:
+    return Path("/proc/self/maps").read_text()

@@ -8,7 +8,8 @@ import time
 
 import psutil
 import pytest
-from tests.servers import TINY, serving
+from tests.servers import serving
+from tests.tiny import TINY
 
 TOGETHER = 600
 LIMIT_S = 20.0

@@ -8,7 +8,8 @@ from typing import cast
 import numpy as np
 import pytest
 from tests.protocol.test_codec import every_datatype
-from tests.servers import DATATYPES, TINY, json_request
+from tests.servers import DATATYPES, json_request
+from tests.tiny import TINY
 
 from poise.domain.job import RefusalReason
 from poise.errors import ConfigError, InternalError

@@ -158,6 +158,32 @@ def test_a_full_disk_costs_records_and_no_more(path, caplog, monkeypatch):
     assert keeper.dropped == 60 - len(decisions(path))
 
 
+def test_what_fails_after_the_writing_has_nothing_written_twice(path, caplog, monkeypatch):
+    class Unforgetting(HistoryFile):
+        def forget(self, now_s: float) -> None:
+            raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(chronicles, "HistoryFile", Unforgetting)
+    keeper = FileChronicle(path)
+    for number in range(3):
+        keeper.decided(replace(DECISION, number=number))
+    until(lambda: "database is locked; serving goes on" in caplog.text)
+    monkeypatch.setattr(Unforgetting, "forget", HistoryFile.forget)
+    keeper.decided(replace(DECISION, number=3))
+    until(lambda: "is written again; 0 records are missing" in caplog.text)
+    keeper.close()
+    assert [each.number for each in decisions(path)] == [0, 1, 2, 3]
+
+
+def test_what_is_left_at_the_end_is_counted(tmp_path, caplog):
+    keeper = FileChronicle(tmp_path / "no" / "folder.sqlite")
+    for number in range(5):
+        keeper.decided(replace(DECISION, number=number))
+    keeper.close()
+    assert keeper.dropped == 5
+    assert "could not be written; 5 records are missing" in caplog.text
+
+
 def test_a_place_that_cannot_be_written_is_done_without(tmp_path, caplog):
     path = tmp_path / "no" / "such" / "folder.sqlite"
     keeper = FileChronicle(path)

@@ -16,6 +16,7 @@ from poise.serving import deployment
 from poise.serving.changes import changed_services, words_for_clients, words_of
 from poise.serving.deployment import Opened, check_memory, shares_of
 from poise.serving.keeper import StaticKeeper
+from poise.serving.starting import all_or_none
 
 
 class Cell:
@@ -52,6 +53,49 @@ def test_the_first_workers_beside_others_load_at_idle_priority(tiny, beside):
 
     # one that is started again has nobody to wait for
     assert asyncio.run(started()) == [beside, beside, False]
+
+
+def test_one_that_is_lost_as_the_last_has_loaded_is_started_again(tiny):
+    """Its last word and its end may come in one turn of the event loop, before anybody hears that all are there."""
+
+    async def asked() -> int:
+        cell, service = Cell(), opened(tiny)
+        keeper = StaticKeeper(cell, service.folder, service.profile, (0, 1))
+        starting = asyncio.ensure_future(keeper.start())
+        await asyncio.sleep(0)
+        for worker_id, seat in enumerate(keeper.seats, 1):
+            seat.pause_s = 0.0
+            keeper.loaded(worker_id, seat.kind, 0.1)
+        keeper.gone(2, "killed", loaded=True)
+        keeper.gone(1, "killed", loaded=True)
+        await starting
+        while len(cell.at_idle) < 4:
+            await asyncio.sleep(0)
+        return keeper.states()["starting"]
+
+    assert asyncio.run(asked()) == 2
+
+
+def test_what_starts_together_is_ended_together():
+    async def whole() -> None:
+        ended = asyncio.Event()
+
+        async def waits() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async def fails() -> None:
+            await asyncio.sleep(0)
+            raise WorkerError("no worker")
+
+        with pytest.raises(WorkerError):
+            await all_or_none([waits(), fails()])
+        assert ended.is_set()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(whole())
 
 
 def test_workers_that_find_no_memory_beside_the_others_are_refused(tiny, tmp_path, monkeypatch):

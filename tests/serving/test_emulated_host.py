@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from tests.servers import TINY
+from tests.tiny import TINY
 
 from poise.domain.profile import LatencyPoint, ModeProfile, Profile, StageProfile, VariantProfile
 from poise.errors import InternalError

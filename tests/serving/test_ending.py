@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import json
+import os
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from poise.ingress.routes import HttpRequest
 from poise.serving.ending import HURRIED_S, TAKE_LIMIT_S, Signals, answered, see_off
 from poise.telemetry.traffic import Traffic
 
+PATIENT = "import poise.ingress.decoding as d; d.LargeJson.__init__.__defaults__ = (32, 60.0)"
 ITEMS = 2100
 """Their outputs in JSON are written by the JSON process."""
 
@@ -56,7 +58,14 @@ def test_an_answer_that_waits_for_the_json_process_is_written_or_refused(
         return server.post(body, inference_header_content_length=str(length))
 
     service = write_faulty(tmp_path / "faulty")
-    with serving_with(service, *front) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(PATIENT)  # in whichever process the JSON process is one's own
+    environment = {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    with (
+        serving_with(service, *front, environment=environment) as server,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
         assert ask()[0] == 200
         process = json_process_of(server)
         process.suspend()

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,17 +12,19 @@ import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from tests.servers import DATATYPES, TINY, Server, copy_tiny, serving
+from tests.servers import DATATYPES, Server, copy_tiny, serving
 from tests.serving.test_reload import posted
+from tests.tiny import TINY
 
 from poise.client import Client
 from poise.domain.job import Job
-from poise.errors import ConflictError, MalformedRequestError, NotFoundError
+from poise.errors import ConfigError, ConflictError, MalformedRequestError, NotFoundError, NotReadyError
 from poise.files import open_service
 from poise.ingress.gate import Answered, PendingJob, Refused
 from poise.scheduling.commands import Answer, AnswerPart
 from poise.serving import feedback
 from poise.serving.feedback import Feedback, FeedbackLimits, Scorer
+from poise.serving.own_code import MAX_ASTRAY, OwnCode
 
 LABELS = "/v2/models/tiny/labels"
 
@@ -105,9 +109,9 @@ def test_only_the_sender_labels_and_only_once():
     [
         ([2], "got 1, expected 2, one for each item"),
         ([2, 4, 1], "got 3, expected 2"),
-        ([2, "4"], "^got labels of type <U"),
-        ([2.5, 4.0], "labels of type float64 .*expected whole numbers"),
-        ([True, False], "labels of type bool"),
+        ([2, "4"], "^got labels that are texts, or some of them, of shape"),
+        ([2.5, 4.0], "labels that are numbers with fractions, .*expected whole numbers"),
+        ([True, False], "labels that are true or false"),
         ([[2], [4]], r"shape \[n, 1\], expected whole numbers \[n\]"),
         ([2, 5], "labels from 2 to 5, expected 0 to 4"),
         ([2, -1], "labels from -1 to 2"),
@@ -134,7 +138,7 @@ def test_labels_are_read_only_if_they_are_as_many_as_items(monkeypatch):
         patch.setattr(feedback, "_label_decoder", None)
         with pytest.raises(MalformedRequestError, match="got 9000, expected 2"):
             store.label("a", [number] * 9000)
-    with pytest.raises(MalformedRequestError, match="labels of type float64"):
+    with pytest.raises(MalformedRequestError, match="labels that are numbers with fractions"):
         store.label("a", [number] * 2)
     with pytest.raises(MalformedRequestError, match="no JSON"):
         store.label("a", [msgspec.Raw(b'"\\ud800"'), msgspec.Raw(b"2")])
@@ -182,21 +186,84 @@ def test_jobs_without_an_answer_or_an_id_are_not_kept():
     assert len(store.feedback) == 0
 
 
+def service_with(metric: str, folder: Path) -> Path:
+    """The tiny service with a metric of the operator's own."""
+    copy_tiny(folder)
+    (folder / "mine.py").write_text(metric)
+    file = folder / "service.yaml"
+    file.write_text(file.read_text() + "metric: python:mine:score\n")
+    return folder
+
+
 def test_the_operators_own_metric_scores(tmp_path):
-    folder = copy_tiny(tmp_path / "tiny")
-    (folder / "mine.py").write_text(
+    metric = (
         "def score(outputs, labels):\n"
         "    if (labels == 'secret').any():\n        raise ValueError('the inside')\n"
         "    return [0.25 if label == 'near' else 1.0 for label in labels]\n"
     )
-    file = folder / "service.yaml"
-    file.write_text(file.read_text() + "metric: python:mine:score\n")
-    store = Store(folder)
+    store = Store(service_with(metric, tmp_path / "tiny"))
     store.answer("a")
     with pytest.raises(MalformedRequestError) as refused:
         store.label("a", ["secret", "near"])
     assert "the inside" not in str(refused.value)
     assert store.label("a", ["near", "there"]) == 0.625
+
+
+def test_a_metric_that_ends_the_process_does_not(tmp_path, caplog):
+    folder = service_with("import sys\n\ndef score(outputs, labels):\n    sys.exit(3)\n", tmp_path / "tiny")
+    store = Store(folder)
+    store.answer("a")
+    with pytest.raises(MalformedRequestError, match="could not score"):
+        store.label("a", [2, 4])
+    (folder / "mine.py").write_text("import sys\n\nsys.exit('wants another library')\n")
+    Store(folder)
+    assert "mine.py fails when imported: SystemExit: wants another library" in caplog.text
+
+
+def test_a_metric_that_hangs_costs_its_own_labels(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(feedback, "SCORE_LIMIT_S", 0.2)
+    metric = (
+        "import threading\n\ndef score(outputs, labels):\n"
+        "    if labels[0] == 0:\n        threading.Event().wait()\n"
+        "    return [1.0 for label in labels]\n"
+    )
+    store = Store(service_with(metric, tmp_path / "tiny"))
+    for number in range(MAX_ASTRAY):
+        store.answer(str(number))
+        with pytest.raises(NotReadyError, match="did not score these labels in time"):
+            store.label(str(number), [0, 0])
+        if number + 1 < MAX_ASTRAY:
+            store.answer("good")
+            assert store.label("good", [1, 1]) == 1
+    store.answer("good")
+    with pytest.raises(NotReadyError):
+        store.label("good", [1, 1])  # so many threads hang that none is added
+    assert "did not score 2 labels in time" in caplog.text
+
+
+def test_a_metric_that_is_never_imported_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(feedback, "IMPORT_LIMIT_S", 0.2)
+    opened = open_service(service_with("import threading\n\nthreading.Event().wait()\n", tmp_path / "tiny"))
+    opening = Feedback().open(Gate(), opened, opened.load_profile())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="metric python:mine:score was not there after 0 s"):
+        asyncio.run(opening)
+
+
+def test_a_call_that_comes_back_late_is_nobodys():
+    late, calls = threading.Event(), OwnCode()
+
+    async def whole() -> None:
+        with pytest.raises(TimeoutError):
+            await calls.call(late.wait, 0.05)
+        assert calls._astray == 1
+        late.set()
+        while calls._astray:
+            await asyncio.sleep(0.001)
+        assert await calls.call(lambda: 7, 60.0) == 7
+        with pytest.raises(RuntimeError, match="ended with SystemExit"):
+            await calls.call(sys.exit, 60.0)
+
+    asyncio.run(whole())
 
 
 def test_a_metric_that_does_not_fit_takes_no_labels(tmp_path, caplog):

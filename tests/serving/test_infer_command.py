@@ -5,7 +5,8 @@ import subprocess
 
 import numpy as np
 import pytest
-from tests.servers import POISE, TINY, Server
+from tests.servers import POISE, Server
+from tests.tiny import TINY
 
 from poise.cli.infer import _load
 from poise.errors import ConfigError

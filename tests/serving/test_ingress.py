@@ -1,5 +1,6 @@
 """Front ends in processes of their own: what clients see is the same, also when one of them, or the cell, is killed."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import os
@@ -10,8 +11,9 @@ import subprocess
 import threading
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -25,16 +27,25 @@ from tests.serving.test_server import resume, stopped
 from tests.serving.test_tokens import ALICE, BOB, written
 
 import poise
-from poise.domain.job import RefusalReason
+from poise.domain.job import Job, RefusalReason
 from poise.errors import InternalError
+from poise.ingress.gate import Gates, PendingJob
+from poise.ingress.guard import Guard
+from poise.ingress.limits import Limits
+from poise.ingress.routes import MODEL, Reply, Routes
 from poise.serving.arena import SharedRows
+from poise.serving.ingress_app import IngressApp
 from poise.serving.ingress_child import HUNG_BEATS, START_BEATS, IngressProcess
+from poise.serving.ingress_gate import RemoteGate
+from poise.serving.ingress_link import IngressLink
 from poise.serving.ingress_messages import (
     Drained,
     FromIngress,
+    JobFailed,
     JobPlaced,
     JobRefused,
     Replied,
+    RouteTold,
     ToIngress,
     Unpacker,
     packets,
@@ -173,7 +184,7 @@ def test_a_client_that_leaves_takes_its_job_along(tmp_path, arrays):
             # one that the worker has, and one in the queue
             for _ in range(2):
                 with (
-                    poise.Client(server.url, timeout_s=0.5) as client,
+                    poise.Client(server.url, timeout_s=3.0) as client,
                     pytest.raises(poise.NoAnswerError, match="in time"),
                 ):
                     client.infer("tiny", given)
@@ -469,3 +480,90 @@ def test_an_ingress_that_reaches_beyond_its_rows_is_ended(fields, words):
     }
     with pytest.raises(InternalError, match=words):
         process._take_up(JobPlaced(**{**placed, **fields}))
+
+
+def test_whatever_way_a_path_is_written_inference_is_its_own():
+    table = Routes()
+    for pattern in (f"{MODEL}/infer", f"{MODEL}/ready"):
+        table.add("POST", pattern, lambda _: Reply(200))
+    told = [
+        RouteTold(method, pattern, route.changes_state, route.admin)
+        for pattern, methods in table
+        for method, route in methods.items()
+    ]
+
+    async def whole() -> None:
+        app = IngressApp(Gates({}), Guard(), Limits(), told, lambda message: None)
+        for path in (b"/v2/models/a/infer", b"/v2/models/a/infer/", b"/v2/models/a/versions/%31/infer/"):
+            route = app.routes.find(path)[0]["POST"]
+            assert route.handler == app._infer_here
+            assert route.pattern == f"{MODEL}/infer"
+        assert app.routes.find(b"/v2/models/a/versions/1/ready")[0]["POST"].handler == app._pass_on
+        await app.stop()
+
+    asyncio.run(whole())
+
+
+def test_a_message_that_cannot_be_taken_up_costs_no_other(caplog):
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    found: list[int] = []
+
+    def take(message: ToIngress, files: object) -> None:
+        assert isinstance(message, JobRefused)
+        if message.number == 1:
+            raise MemoryError
+        found.append(message.number)
+
+    async def whole() -> None:
+        link = IngressLink(mine, take, lambda: None)
+        (packet,) = packets([JobRefused(number, RefusalReason.DRAINING, "") for number in (1, 2, 3)])
+        theirs.send(packet)
+        while len(found) < 2:
+            await asyncio.sleep(0)
+        link._end()
+
+    with mine, theirs:
+        asyncio.run(whole())
+    assert found == [2, 3]
+    assert "JobRefused" in caplog.text
+
+
+def test_an_answer_that_finds_no_memory_fails_its_own_job():
+    class Full:
+        def __getitem__(self, rows: slice) -> Any:
+            raise MemoryError
+
+    told = SimpleNamespace(gate=1, wire=None, rows=8, first_row=0)
+    gate = RemoteGate(cast(Any, told), None, cast(Any, None), lambda message: None)
+    gate._outputs = cast(Any, {"y": Full()})
+    first = gate._rows.take(4)
+    assert first is not None
+    pending = PendingJob(Job(1, "only", 4, 0.0, 1.0, 0.0, 1), first)
+    gate.answered(pending, cast(Any, None))
+    assert isinstance(pending.outcome, InternalError)
+    assert gate._rows.used == 0
+
+
+def test_a_job_that_the_cell_cannot_take_up_fails_and_no_other(caplog):
+    process = object.__new__(IngressProcess)
+    told: list[ToIngress] = []
+
+    def cell(gate: int) -> Any:
+        if gate == 1:
+            raise MemoryError
+
+    process.place = 1
+    process._jobs, process._silent_beats = {}, 0
+    process._unpacker = Unpacker(FromIngress)
+    process._owner = cast(Any, SimpleNamespace(cell=cell))
+    process.tell = told.append
+    placed = JobPlaced(
+        number=1, gate=1, first_row=0, items=1, available=1, slo_class="a", arrival_s=0.0, deadline_s=1.0,
+        accuracy_floor=0.0, priority=0, bucket=0,
+    )  # fmt: skip
+    (packet,) = packets([placed, msgspec.structs.replace(placed, number=2, gate=2)])
+    process._packet(packet)
+    assert told[0] == JobFailed(1)
+    assert isinstance(told[1], JobRefused)
+    assert told[1].number == 2
+    assert "JobPlaced could not be taken up" in caplog.text

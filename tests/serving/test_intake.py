@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import numpy as np
 import pytest
-from tests.servers import TINY
+from tests.tiny import TINY
 
 from poise.domain.job import RefusalReason
 from poise.files import open_service

@@ -6,7 +6,8 @@ import subprocess
 from subprocess import PIPE
 from typing import Any, get_args
 
-from tests.servers import DATATYPES, POISE, TINY, Server, copy_tiny, json_request, serving
+from tests.servers import DATATYPES, POISE, Server, copy_tiny, json_request, serving
+from tests.tiny import TINY
 
 from poise.adapting.decision import Decision, Outcome
 from poise.domain.allocation import Allocation, Workers

@@ -10,7 +10,8 @@ from collections import defaultdict
 import pytest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from tests.servers import DATATYPES, TINY, Server, copy_tiny, json_request, serving
+from tests.servers import DATATYPES, Server, copy_tiny, json_request, serving
+from tests.tiny import TINY
 
 from poise.domain.job import RefusalReason
 from poise.files import open_service

@@ -1,23 +1,30 @@
-"""Workers that do not load: a real process and an emulated worker, each given up after a limit."""
+"""Workers that do not load, each given up after a limit; and those that busy cores leave no time to."""
 
 import asyncio
+import contextlib
+import logging
 import shutil
-from collections.abc import Awaitable, Callable
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.runtimes.lengths import LENGTHS
-from tests.servers import TINY
+from tests.tiny import TINY
 
 from poise.domain.allocation import Workers
 from poise.domain.profile import Profile
 from poise.files import ServiceFolder, open_service
 from poise.runtimes.cores import usable_cores
 from poise.serving import pool as pools
+from poise.serving import process as processes
 from poise.serving.arena import Arena, plan_layout
 from poise.serving.messages import Done, Failed
 from poise.serving.pool import WorkerPool, load_limit_s
-from poise.serving.process import Worker
+from poise.serving.process import Worker, WorkerProcess
+from poise.serving.worker import may_leave_idle_priority
 
 SOON_S = 60.0
 CORE = usable_cores()[:1]
@@ -121,3 +128,70 @@ def test_an_emulated_worker_that_loads_too_long_is_given_up_alone(monkeypatch: p
         assert "it had not loaded" in problem
 
     with_pool(folder, folder.load_profile(), test)
+
+
+@pytest.fixture
+def busy_core() -> Iterator[None]:
+    """Nothing at idle priority has any time on the core."""
+    spin = f"import os; os.sched_setaffinity(0, {CORE!r}); print(flush=True)\nwhile True: pass"
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
+
+
+def starved(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> tuple[int, int]:
+    """Load a worker at idle priority; return the process that it was, and the one that loaded."""
+    monkeypatch.setattr(pools, "IDLE_LIMIT_S", 0.5)
+    monkeypatch.setattr(pools, "IDLE_LIMIT_TIMES", 0.0)
+    caplog.set_level(logging.INFO)
+    folder = open_service(TINY)
+    kind = Workers(variants=(next(iter(folder.service.variants)),), count=1)
+    pids: list[int] = []
+
+    async def test(pool: WorkerPool, said: Said) -> None:
+        def process() -> WorkerProcess:
+            worker = pool._members[1].worker
+            assert isinstance(worker, WorkerProcess)
+            return worker
+
+        pool.load(1, kind, CORE, at_idle=True)
+        first = process()
+        assert await said() == (1, "", True)
+        last = process()
+        assert pool.settle(1, CORE) is last
+        pids.extend((first.pid, last.pid))
+        assert first is last or not psutil.pid_exists(first.pid)  # two would need the memory twice
+        assert pool.loading == 0
+        last.kill()
+        assert (await said())[::2] == (1, True)
+
+    with_pool(folder, folder.load_profile(), test)
+    return pids[0], pids[1]
+
+
+def test_a_worker_that_busy_cores_leave_no_time_goes_on_at_normal_priority(
+    busy_core: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = starved(monkeypatch, caplog)
+    assert "worker 1 had not loaded after 0.5 s at idle priority" in caplog.text
+    anew = "it is started again, at normal priority" in caplog.text
+    assert anew or "it goes on at normal priority" in caplog.text
+    assert (first != last) == anew == (not may_leave_idle_priority())
+
+
+def test_one_that_may_not_come_back_from_idle_priority_is_started_again(
+    busy_core: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(processes, "_leave_idle_priority", refuse)
+    first, last = starved(monkeypatch, caplog)
+    assert first != last
+    assert "it is started again, at normal priority" in caplog.text

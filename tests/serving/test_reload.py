@@ -11,9 +11,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from tests.faults.servers import serving_with
 from tests.servers import DATATYPES, POISE, Server, copy_endless, copy_tiny, json_request, serving
 from tests.serving.test_adapted_server import emulated_service, reader
 from tests.serving.test_server import resume, stopped, triton_inputs
@@ -21,6 +23,15 @@ from tests.serving.test_server import resume, stopped, triton_inputs
 from poise.errors import ConfigError
 
 STATIC = "budget: {cores: 2, memory: 2GB}\n"
+
+
+@pytest.fixture(scope="module")
+def patient(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that waits for the rest of a body for as long as a reload takes, on however busy a machine."""
+    config = tmp_path_factory.mktemp("patient") / "server.yaml"
+    config.write_text("format: 1\nlimits: {body_s: 100}\n")
+    with serving(tiny, "--config", str(config)) as running:
+        yield running
 
 
 def edit(service: Path, old: str, new: str) -> None:
@@ -112,9 +123,28 @@ def test_nor_do_reloads_of_real_workers(tmp_path, arrays, adapter):
     assert "ERROR" not in server.log()
 
 
+def test_what_was_replaced_leaves_no_memory_behind(tmp_path, arrays):
+    service = copy_tiny(tmp_path / "tiny", workers=1)
+    with serving(service) as server:
+        for _ in range(3):
+            assert server.post(json_request(arrays, tuple(DATATYPES)))[0] == 200
+            assert posted(server, "/v2/poise/reload")[0] == 200
+        model = service / "late" / "head.onnx"
+        model.write_bytes(b"no model")
+        for _ in range(3):
+            assert posted(server, "/v2/poise/reload")[0] == 409
+        server.wait_until(lambda: arenas(server) == 1)
+
+
+def arenas(server: Server) -> int:
+    maps = psutil.Process(server.process.pid).memory_maps(grouped=False)
+    return sum("poise-arena" in each.path for each in maps)
+
+
 def test_a_job_in_flight_is_answered_by_the_workers_that_have_it(tmp_path, arrays):
     request = json_request(arrays, tuple(DATATYPES))
-    with serving(copy_tiny(tmp_path / "tiny", workers=1), "--grace-s", "2") as server:
+    patient = "import poise.serving.batches as b; b.HUNG_AFTER_S = 600.0"
+    with serving_with(copy_tiny(tmp_path / "tiny", workers=1), "--grace-s", "2", before=patient) as server:
         old = server.workers()
         with stopped(old), concurrent.futures.ThreadPoolExecutor() as pool:
             first = pool.submit(server.post, request)
@@ -136,15 +166,15 @@ def test_a_job_in_flight_is_answered_by_the_workers_that_have_it(tmp_path, array
 @pytest.mark.parametrize(
     "path", ["/v2/models/tiny/infer", "/v2/models/tiny/versions/1/infer", "/v2/models/t%69ny/infer"]
 )
-def test_a_request_that_comes_while_all_is_changed_is_answered_by_what_is_there_then(server, arrays, path):
-    before = server.workers()
+def test_a_request_that_comes_while_all_is_changed_is_answered_by_what_is_there_then(patient, arrays, path):
+    before = patient.workers()
     body = json.dumps(json_request(arrays, tuple(DATATYPES))).encode()
-    host, _, port = server.address.partition(":")
+    host, _, port = patient.address.partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body[:10])
-        assert reload(server).returncode == 0
-        server.wait_until(lambda: not any(worker.is_running() for worker in before))
+        assert reload(patient).returncode == 0
+        patient.wait_until(lambda: not any(worker.is_running() for worker in before))
         connection.sendall(body[10:])
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
 
@@ -200,20 +230,22 @@ def test_a_server_that_is_to_end_gives_its_reload_up(tmp_path, arrays):
 
 def test_an_adapted_service_is_reloaded_and_its_history_goes_on(tmp_path, arrays):
     service = emulated_service(tmp_path / "tiny")
+
+    def started() -> int:
+        try:
+            with reader(service) as kept:
+                return [each.decision.reason for each in kept.decisions(1000)].count("start")
+        except ConfigError:  # its writer has not begun it yet
+            return 0
+
     with serving(service) as server:
+        server.wait_until(lambda: started() == 1)
         edit(service, "cores: 12", "cores: 6")
         with hammered(server, arrays) as answers:
             assert posted(server, "/v2/poise/reload")[1]["services"] == {"tiny": ["budget"]}
         assert set(answers) == {200}
         server.wait_until(lambda: 0 < server.metric("poise_cores_in_use") <= 6)
         server.wait_until(lambda: len(server.workers()) == 1)
-
-        def started() -> int:
-            try:
-                with reader(service) as kept:
-                    return [each.decision.reason for each in kept.decisions(1000)].count("start")
-            except ConfigError:  # its writer has not begun it yet
-                return 0
 
         server.wait_until(lambda: started() == 2)
         assert server.terminate() == 0
@@ -347,3 +379,10 @@ def test_a_server_that_is_none_is_one_clear_line(tmp_path):
     )
     assert asked.returncode == 2
     assert "did not answer: Connection refused" in asked.stderr
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v2/models/tiny", "127.0.0.1:9/v2"])
+def test_a_path_is_not_a_servers(url):
+    asked = subprocess.run([*POISE, "reload", url], capture_output=True, text=True, timeout=60, check=False)
+    assert asked.returncode == 2
+    assert f"got URL '{url}' with a path, expected http://HOST:PORT" in asked.stderr

@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import psutil
@@ -274,14 +275,18 @@ def test_a_worker_killed_with_a_batch_costs_no_answer(one_worker, arrays, tmp_pa
     assert sum(isinstance(command, Answer) for _, commands in log for command in commands) == 3
 
 
+def lost_more_than(server: Server, count: int) -> bool:
+    return server.metric("poise_workers_lost_total") > count
+
+
 def test_a_job_that_kills_two_workers_is_refused_as_its_own_fault(tmp_path, arrays):
     with serving(copy_endless(tmp_path / "tiny")) as server, concurrent.futures.ThreadPoolExecutor() as pool:
         answer = pool.submit(server.post, json_request(arrays, tuple(DATATYPES)))
-        for _ in range(2):
+        for lost in range(2):
             server.wait_until(lambda: server.metric('poise_workers{state="busy"}') == 1)
             (worker,) = server.workers()
             worker.kill()
-            server.wait_until(lambda: server.metric('poise_workers{state="busy"}') == 0)
+            server.wait_until(partial(lost_more_than, server, lost))
         status, body = answer.result()
         assert status == 500
         assert "own fault" in body["error"]

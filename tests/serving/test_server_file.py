@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 from tests.servers import serving
 from tests.serving.test_adapted_server import EMULATED, emulated_service
+from tests.serving.test_reload import STATIC
 
-from poise.cli.server_settings import Flags, server_file_of, settings_of, tokens_of, told_now
+from poise.cli.server_settings import (
+    Flags,
+    flags_without_effect,
+    server_file_of,
+    settings_of,
+    tokens_of,
+    told_now,
+)
 from poise.errors import ConfigError
 from poise.serving.access import Told
 from poise.serving.deployment import CellSettings
@@ -67,10 +75,8 @@ def test_everything_that_a_file_may_say(tmp_path):
         ("format: 1\nhttp: {port: 70000}", r"server.yaml:2: http.*got port 70000, expected 0 to 65535"),
         ("format: 1\ninsecure: true\ngrace_s: -1", r"server.yaml:3: grace_s: got -1.0, expected a finite"),
         ("format: 1\n\narena: 5XB", r"server.yaml:3: arena: got '5XB', expected a positive size"),
-        (
-            "format: 1\nhttp: {port: 8001}",
-            r"server.yaml:1: grpc: got port 8001, which is HTTP's, expected another",
-        ),
+        ("format: 1\n\ngrpc: {port: -1}", r"server.yaml:3: grpc.*got port -1, expected 0 to 65535"),
+        ("format: 1\n\ngrpc: {host: ''}", r"server.yaml:3: grpc.*got an empty host"),
         (
             "format: 1\nhttp: {host: 127.0.0.1, port: 5}\ngrpc: {port: 5}",
             r"server.yaml:3: grpc: got port 5, which is HTTP's",
@@ -106,8 +112,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words):
 
 def test_every_field_but_the_format_has_a_default(tmp_path):
     file = opened(tmp_path, "format: 1\nhttp: {host: localhost}\ngrpc: {host: localhost}")
-    assert file.grpc is not None
-    assert (file.http.port, file.grpc.port) == (8000, 8001)
+    assert (file.http.port, file.grpc_port) == (8000, 8001)
     assert opened(tmp_path, "format: 1\nhttp: {}\ngrpc: {}") == ServerFile(format=1)
     assert (
         opened(tmp_path, "format: 1\nhttp: {host: localhost, port: 5}\ngrpc: {host: '::1', port: 5}").grpc
@@ -119,7 +124,10 @@ def test_every_field_but_the_format_has_a_default(tmp_path):
     ("flags", "words"),
     [
         (Flags(origins=("foo",)), r"origins: got 'foo', expected https://HOST"),
-        (Flags(port=65535), r"got port 65536"),
+        (
+            Flags(port=65535),
+            r"no port for gRPC, as HTTP has 65535 and there is none after it, expected --grpc-port PORT or --no-grpc",
+        ),
         (Flags(port=8001, grpc_port=8001), r"grpc: got port 8001, which is HTTP's, expected another"),
         (Flags(grpc=False, grpc_port=5), r"got --no-grpc and --grpc-port, expected one of them"),
         (Flags(grace_s=float("nan")), r"grace_s: got nan"),
@@ -144,8 +152,9 @@ def test_a_larger_body_has_room_among_all_bodies():
 def test_grpc_comes_back_by_its_flag(tmp_path):
     opened(tmp_path, "format: 1\ngrpc: null")
     config = tmp_path / "server.yaml"
-    assert server_file_of(Flags(config=config)).grpc is None
-    assert server_file_of(Flags(config=config, grpc=True)).grpc == GrpcAddress()
+    assert server_file_of(Flags(config=config)).grpc_port is None
+    assert server_file_of(Flags(config=config, grpc=True)).grpc_port == 8001
+    assert server_file_of(Flags(config=config, grpc_port=7)).grpc_port == 7
 
 
 def test_one_secret_is_not_for_two(tmp_path):
@@ -181,17 +190,60 @@ def test_flags_beat_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "grpc"),
+    ("text", "flags", "port"),
     [
-        (Flags(), GrpcAddress(port=8001)),
-        (Flags(port=9000), GrpcAddress(port=9001)),
-        (Flags(port=0), GrpcAddress(port=0)),
-        (Flags(port=9000, grpc_port=7), GrpcAddress(port=7)),
-        (Flags(grpc=False), None),
+        ("", {}, 8001),
+        ("", {"port": 9000}, 9001),
+        ("", {"port": 0}, 0),
+        ("", {"port": 9000, "grpc_port": 7}, 7),
+        ("", {"grpc": False}, None),
+        ("http: {host: 127.0.0.1, port: 18800}", {}, 18801),
+        ("http: {port: 18800}\ngrpc: {host: localhost}", {}, 18801),
+        ("http: {port: 8001}", {}, 8002),
+        ("http: {port: 0}", {}, 0),
+        ("http: {port: 18800}\ngrpc: {port: 5}", {}, 5),
+        ("http: {port: 18800}\ngrpc: {port: 5}", {"port": 9000}, 9001),
+        ("http: {port: 18800}\ngrpc: null", {}, None),
+        ("http: {port: 65535}", {"grpc": False}, None),
+        ("http: {port: 65535}", {"grpc_port": 7}, 7),
     ],
 )
-def test_grpc_has_the_port_after_that_of_http(flags, grpc):
-    assert server_file_of(flags).grpc == grpc
+def test_grpc_has_the_port_after_that_of_http(tmp_path, text, flags, port):
+    (tmp_path / "server.yaml").write_text(f"format: 1\n{text}\n")
+    given = Flags(config=tmp_path / "server.yaml", **flags)
+    assert settings_of(server_file_of(given), CellSettings()).grpc_port == port
+
+
+def test_there_is_no_port_after_the_last(tmp_path):
+    opened(tmp_path, "format: 1\nhttp: {port: 65535}\n")
+    with pytest.raises(ConfigError, match=r"gRPC.*HTTP has 65535.*--grpc-port PORT or --no-grpc.*grpc\.port"):
+        server_file_of(Flags(config=tmp_path / "server.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "adapted", "words"),
+    [
+        (Flags(history="a"), False, ["--history has no effect: no adapter"]),
+        (Flags(history="a"), True, []),
+        (Flags(sample_frac=0.5), True, ["--sample-frac has no effect: no collector"]),
+        (Flags(sample_frac=0.5, otel_endpoint="http://127.0.0.1:4318"), False, []),
+        (Flags(), False, []),
+    ],
+)
+def test_a_flag_without_effect_is_said_to_be_one(flags, adapted, words):
+    found = flags_without_effect(flags, server_file_of(flags), adapted=adapted)
+    assert [each.partition(" (")[0][: len(said)] for each, said in zip(found, words, strict=True)] == words
+
+
+def test_flags_without_effect_are_warned_of_once(tmp_path):
+    service = emulated_service(tmp_path / "tiny", STATIC)
+    flags = ("--history", str(tmp_path / "kept"), "--sample-frac", "0.5")
+    with serving(service, *flags) as server:
+        assert server.request("POST", "/v2/poise/reload")[0] == 200
+        log = server.log()
+    assert log.count("--history has no effect") == log.count("--sample-frac has no effect") == 1
+    assert log.count("no effect") == 2
+    assert not (tmp_path / "kept").exists()
 
 
 def test_tokens_of_file_and_flag_are_of_different_names(tmp_path):

@@ -225,3 +225,18 @@ def test_without_tokens_other_machines_cannot_have_it_reload_load_or_unload(tmp_
                 ask(unload, timeout=10)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert server.request("GET", "/v2/health/ready")[0] == 200
+        asked = reload(server)
+        assert asked.returncode == 2
+        assert "(--insecure) takes SIGHUP only, which poise reload PID sends" in asked.stderr
+        warned = [line for line in server.log().splitlines() if "--repository" in line]
+        assert len(warned) == 1
+        assert (
+            "no effect over HTTP and gRPC: other machines reach the server, and clients need no" in warned[0]
+        )
+
+
+def test_the_repository_of_this_machine_alone_is_not_warned_of(tmp_path):
+    service = emulated_service(tmp_path / "tiny", STATIC)
+    with serving(service, "--insecure", "--repository") as server:
+        assert server.request("POST", "/v2/repository/index")[0] == 200
+        assert "no effect" not in server.log()

@@ -5,7 +5,6 @@ import os
 import re
 import resource
 import select
-import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from unittest.mock import ANY
 import numpy as np
 import psutil
 import pytest
-from tests.servers import MODALITY_INPUTS, TINY
+from tests.servers import MODALITY_INPUTS
+from tests.tiny import TINY, copy_of_tiny
 
 from poise.files import open_service
 from poise.serving import worker
@@ -123,7 +123,7 @@ def test_a_worker_keeps_to_its_cores_and_ignores_the_terminal():
 
 
 def test_a_variant_that_does_not_load_is_told(tmp_path):
-    folder = shutil.copytree(TINY, tmp_path / "tiny")
+    folder = copy_of_tiny(tmp_path / "tiny")
     (folder / "whole/all.onnx").write_bytes(b"not a model")
 
     async def run() -> None:

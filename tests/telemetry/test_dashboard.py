@@ -5,8 +5,9 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from tests.servers import DATATYPES, TINY, json_request, serving
+from tests.servers import DATATYPES, json_request, serving
 from tests.telemetry.test_prometheus import scraping
+from tests.tiny import TINY
 
 DASHBOARD = Path(__file__).parents[2] / "packaging" / "grafana" / "poise.json"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import DATATYPES, TINY, Server, json_request, serving
+from tests.servers import DATATYPES, Server, json_request, serving
+from tests.tiny import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def test_promtool_does_find_what_is_wrong(text):
 
 
 class Prometheus:
-    """A running Prometheus that scrapes one server ten times a second."""
+    """A running Prometheus that scrapes one server every second."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self._process = process
@@ -99,7 +100,7 @@ def scraping(address: str, folder: Path) -> Iterator[Prometheus]:
         port = free.getsockname()[1]
     config = folder / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 100ms, scrape_timeout: 100ms}\n"
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
         f"scrape_configs: [{{job_name: poise, static_configs: [{{targets: ['{address}']}}]}}]\n"
     )
     log = folder / "prometheus.log"

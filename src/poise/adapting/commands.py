@@ -29,7 +29,7 @@ class LoadWorker(_Command, frozen=True, tag=True):
     """Start a worker and load its resident set at idle priority, then say ``WorkerLoaded`` or ``WorkerNotLoaded``.
 
     ``cores`` are the slots (0 to budget − 1) that it is to have; others may still have them: it competes with them at
-    idle priority only. ``kind.count`` is 1.
+    idle priority, until they have left it no time for long. ``kind.count`` is 1.
     """
 
     worker_id: int

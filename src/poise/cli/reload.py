@@ -50,7 +50,7 @@ def reload(
         else:
             out.print(f"process {server} was told; its log says what came of it", highlight=False)
         return
-    reloaded = _ask(parse_url(server), token_of(token_file), tls_with(ca, cert, key), timeout_s)
+    reloaded = _ask(_whole_server(server), token_of(token_file), tls_with(ca, cert, key), timeout_s)
     if as_json:
         print_json(reloaded)
         return
@@ -64,6 +64,18 @@ def reload(
     same = not (reloaded.services or reloaded.server or reloaded.next_start)
     changed = "reloaded; the files are as they were" if same else "reloaded"
     out.print(f"{changed} ({reloaded.took_s:.1f} s)", highlight=False)
+
+
+def _whole_server(url: str) -> Endpoint:
+    """Return where a server is; a path, such as one of its services has, is not of a whole server.
+
+    Raises:
+        ConfigError: no such URL.
+    """
+    endpoint = parse_url(url)
+    if endpoint.root:
+        raise ConfigError(f"got URL {url!r} with a path", expected="http://HOST:PORT of a server")
+    return endpoint
 
 
 def _hang_up(pid: int) -> None:
@@ -86,7 +98,7 @@ def _ask(endpoint: Endpoint, token: str | None, given: ssl.SSLContext | None, ti
         )
         with contextlib.closing(connection):
             headers = {} if token is None else {"authorization": f"Bearer {token}"}
-            connection.request("POST", endpoint.root + RELOAD_PATH, b"", headers)
+            connection.request("POST", RELOAD_PATH, b"", headers)
             response = connection.getresponse()
             status, body = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -100,4 +112,9 @@ def _ask(endpoint: Endpoint, token: str | None, given: ssl.SSLContext | None, ti
         problem = msgspec.json.decode(body, type=_Problem).error
     except msgspec.DecodeError:
         raise ConfigError(f"{endpoint.url} answered as no server of poise does (status {status})") from None
+    if status == http.client.NOT_FOUND:
+        raise ConfigError(
+            f"refused: {problem}; a server that other machines reach and that asks for no token (--insecure) "
+            f"takes SIGHUP only, which poise reload PID sends; {NOT_CHANGED}"
+        )
     raise ConfigError(f"refused: {problem}; {NOT_CHANGED}")

@@ -59,7 +59,7 @@ def serve(
     grpc_port: Annotated[
         int | None,
         typer.Option(
-            help="The port for gRPC, if not the one after --port; 0 takes a free one.", min=0, max=65535
+            help="The port for gRPC, if not the one after HTTP's; 0 takes a free one.", min=0, max=65535
         ),
     ] = None,
     grpc: Annotated[
@@ -178,6 +178,7 @@ def serve(
     from poise.cli.server_settings import (
         Flags,
         classes_without_a_service,
+        flags_without_effect,
         server_file_of,
         settings_of,
         told_now,
@@ -223,10 +224,14 @@ def serve(
 
     def configure(closed: Collection[str]) -> Configuration:
         opened = tuple(opened_services(services))
+        starting = not names
         names[:] = [each.name for each in opened]
         for words in classes_without_a_service(told[-1].tokens, [each.folder.service for each in opened]):
             log.warning("%s", words)
         adapting = adapting_of(opened, adapter, cores, kept, closed=closed, cache=settings.cells.cache)
+        if starting:
+            for words in flags_without_effect(flags, file, adapted=adapting is not None):
+                log.warning("%s", words)
         return Configuration(opened, adapting, frozenset(closed))
 
     status = run_server(

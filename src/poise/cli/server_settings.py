@@ -19,6 +19,7 @@ from poise.serving.deployment import CellSettings
 from poise.serving.server import ServerSettings
 from poise.serving.server_file import (
     LOOPBACK,
+    MAX_PORT,
     Address,
     GrpcAddress,
     ServerFile,
@@ -69,9 +70,15 @@ def server_file_of(flags: Flags) -> ServerFile:
     """
     file = ServerFile(format=1) if flags.config is None else open_server_file(flags.config)
     try:
-        return _with_flags(file, flags)
+        file = _with_flags(file, flags)
     except ValueError as error:  # what the server file's own checks say of a flag
         raise ConfigError(f"the flags do not do: {error}") from None
+    if (file.grpc_port or 0) > MAX_PORT:  # not said of the file alone: a flag may help
+        raise ConfigError(
+            f"got no port for gRPC, as HTTP has {file.http.port} and there is none after it",
+            expected="--grpc-port PORT or --no-grpc (in the server file: grpc.port, or grpc: null)",
+        )
+    return file
 
 
 def _with_flags(file: ServerFile, flags: Flags) -> ServerFile:
@@ -127,7 +134,7 @@ def settings_of(file: ServerFile, cells: CellSettings) -> ServerSettings:
         host=host,
         port=file.http.port,
         grpc_host=host if file.grpc is None or file.grpc.host is None else file.grpc.host,
-        grpc_port=None if file.grpc is None else file.grpc.port,
+        grpc_port=file.grpc_port,
         grace_s=file.grace_s,
         limits=file.limits,
         insecure=file.insecure,
@@ -195,6 +202,16 @@ def classes_without_a_service(tokens: Sequence[Token] | None, services: Collecti
     ]
 
 
+def flags_without_effect(flags: Flags, file: ServerFile, *, adapted: bool) -> list[str]:
+    """Return, in words, which flags change nothing, beside the others, the server file and the services."""
+    words = []
+    if flags.history is not None and not adapted:
+        words.append("--history has no effect: no adapter is there to keep one (policy static)")
+    if flags.sample_frac is not None and not file.telemetry.otel_endpoint:
+        words.append("--sample-frac has no effect: no collector takes spans (--otel-endpoint)")
+    return words
+
+
 def _token(entry: TokenEntry) -> Token:
     classes = None if entry.classes is None else frozenset(entry.classes)
     identity = Identity(entry.name, classes, entry.admin)
@@ -212,19 +229,17 @@ def _http(flags: Flags, address: Address) -> Address:
 
 
 def _grpc(flags: Flags, file: ServerFile) -> GrpcAddress | None:
-    """Return where gRPC is spoken: as the file says, or at the port after HTTP's, or at a free one as HTTP is."""
+    """Return where gRPC is spoken: as the file says, unless a flag moves it, or HTTP and so gRPC with it."""
     if flags.grpc is False:
         if flags.grpc_port is not None:
             raise ConfigError("got --no-grpc and --grpc-port", expected="one of them")
         return None
+    address = file.grpc or GrpcAddress()
     if flags.grpc_port is not None:
-        return GrpcAddress(host=None if file.grpc is None else file.grpc.host, port=flags.grpc_port)
+        return replace(address, port=flags.grpc_port)
     if file.grpc is None and not flags.grpc:
         return None
-    if flags.port is not None:
-        host = None if file.grpc is None else file.grpc.host
-        return GrpcAddress(host=host, port=flags.port and flags.port + 1)
-    return file.grpc or GrpcAddress()
+    return address if flags.port is None else replace(address, port=None)
 
 
 def _telemetry(flags: Flags, telemetry: Telemetry) -> Telemetry:

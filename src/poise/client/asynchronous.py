@@ -16,7 +16,7 @@ from poise.client.blocking import TIMEOUT_S, is_quiet
 from poise.client.calls import Bytes, Call
 from poise.client.errors import NoAnswerError, reason_of
 from poise.client.plain import seconds
-from poise.client.response import BrokenResponseError, Response, ResponseReader
+from poise.client.response import BrokenResponseError, ClosedError, Response, ResponseReader, hint_at
 from poise.client.values import Answer, ServerMetadata, ServiceMetadata
 
 T = TypeVar("T")
@@ -141,7 +141,10 @@ class AsyncClient:
                 raise NoAnswerError(f"no answer from {url} in time", sent=sent) from None
             if isinstance(error, OSError | BrokenResponseError):
                 words = "no usable answer from" if sent else "cannot connect to"
-                raise NoAnswerError(f"{words} {url}: {reason_of(error)}", sent=sent) from None
+                why = reason_of(error)
+                if connection is not None and not connection.begun:
+                    why += hint_at(error, tls=self._tls is not None)
+                raise NoAnswerError(f"{words} {url}: {why}", sent=sent) from None
             raise
         if response.reusable and not connection.closed.is_set():
             self._idle.append(connection)
@@ -172,6 +175,8 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
+        self.begun = False  # something has come
+        self._lost: Exception | None = None
         self._transport: asyncio.Transport | None = None
         self._reader: ResponseReader | None = None
         self._response: asyncio.Future[Response] | None = None
@@ -185,7 +190,7 @@ class _Connection(asyncio.Protocol):
         """Send a request and return its response."""
         assert self._transport is not None
         if self.closed.is_set():
-            raise BrokenResponseError("the connection was closed")
+            raise self._lost or ClosedError()
         self._reader = ResponseReader()
         self._response = asyncio.get_running_loop().create_future()
         self._transport.writelines(parts)
@@ -204,6 +209,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take up a piece of the response; what nobody asked for ends the connection."""
+        self.begun = True
         reader = self._reader
         if reader is None:
             self.close()
@@ -219,6 +225,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Take up the connection's end."""
         self.closed.set()
+        self._lost = error
         if self._reader is None:
             return
         if error is not None:

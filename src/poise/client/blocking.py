@@ -17,7 +17,7 @@ from poise.client.address import head_of, parse_url, tls_of
 from poise.client.calls import Bytes, Call
 from poise.client.errors import NoAnswerError, reason_of
 from poise.client.plain import seconds
-from poise.client.response import BrokenResponseError, Response, ResponseReader
+from poise.client.response import BrokenResponseError, Response, ResponseReader, hint_at
 from poise.client.values import Answer, ServerMetadata, ServiceMetadata
 
 READ_BYTES = 256 * 2**10
@@ -183,6 +183,7 @@ class _Connection:
     def __init__(self, given: socket.socket, url: str) -> None:
         self._socket = given
         self._url = url
+        self._answered = False
 
     def quiet(self) -> bool:
         """Whether nothing has come since the last response, not even the connection's end."""
@@ -195,18 +196,21 @@ class _Connection:
         try:
             try:
                 self._send(parts, limit_s)
-            except (BrokenPipeError, ConnectionResetError) as error:
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError) as error:
                 unsent = error  # a server may answer and close before it has read everything
             while True:
                 self._wait_until(limit_s)
                 data = self._socket.recv(READ_BYTES)
                 response = reader.feed(data) if data else reader.end()
                 if response is not None:
+                    self._answered = True
                     return response
         except TimeoutError:
             raise NoAnswerError(f"no answer from {self._url} in time", sent=True) from None
         except (OSError, BrokenResponseError) as error:
-            words = reason_of(unsent or error)
+            words = reason_of(error if isinstance(error, ssl.SSLError) else unsent or error)
+            if not (reader.begun or self._answered):
+                words += hint_at(error, tls=isinstance(self._socket, ssl.SSLSocket))
             raise NoAnswerError(f"no usable answer from {self._url}: {words}", sent=True) from None
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import httptools
@@ -24,6 +25,13 @@ class BrokenResponseError(Exception):
     """What came is not HTTP, or was cut short."""
 
 
+class ClosedError(BrokenResponseError):
+    """The connection was closed before a response was whole."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was closed")
+
+
 class ResponseReader:
     """Reads one response; a connection has one for each."""
 
@@ -31,10 +39,16 @@ class ResponseReader:
         self._parser: Any = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
         self._header_length: int | None = None
+        self._begun = False
         self._until_close = True
         self._in_body = False
         self._more = False
         self._response: Response | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has come."""
+        return self._begun
 
     def feed(self, data: bytes) -> Response | None:
         """Take up bytes; return the response once it is whole. Where more follows, the connection is of no more use.
@@ -42,6 +56,7 @@ class ResponseReader:
         Raises:
             BrokenResponseError: not HTTP.
         """
+        self._begun = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -56,10 +71,10 @@ class ResponseReader:
         """Take up that the connection has ended; return the response that ends with it.
 
         Raises:
-            BrokenResponseError: it was not whole.
+            ClosedError: it was not whole.
         """
         if not (self._in_body and self._until_close):
-            raise BrokenResponseError("the connection was closed")
+            raise ClosedError
         return self._whole(reusable=False)
 
     def _whole(self, *, reusable: bool) -> Response:
@@ -92,3 +107,11 @@ class ResponseReader:
         """Take up the end of the response, or of one that only announces it (1xx)."""
         if self._parser.get_status_code() >= 200:
             self._response = self._whole(reusable=self._parser.should_keep_alive())  # only known here
+
+
+def hint_at(error: Exception, *, tls: bool) -> str:
+    """Return what may be the matter where a connection ended before anything came on it; empty for other errors."""
+    ended = isinstance(error, ClosedError | ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
+    if tls and (ended or getattr(error, "reason", None) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"):
+        return "; does it ask for a certificate (--cert, --key)?"
+    return "; does it speak TLS (https)?" if ended else ""

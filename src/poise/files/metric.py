@@ -48,6 +48,17 @@ def _source(module: str) -> str:
     return f"{module.replace('.', '/')}.py"
 
 
+_KINDS = {
+    "b": "true or false",
+    "i": "whole numbers",
+    "u": "whole numbers",
+    "f": "numbers with fractions",
+    "U": "texts, or some of them",
+    "S": "texts, or some of them",
+}
+"""What labels are to people, by the kind of their type."""
+
+
 def _top1(service: Service) -> Metric:
     name, spec = next(iter(service.outputs.items()))
     if len(spec.shape) != 1:
@@ -60,8 +71,9 @@ def _top1(service: Service) -> Metric:
     def top1(outputs: Outputs, labels: NDArray[Any], where: str) -> Scores:
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             sizes = ", ".join(["n", *map(str, labels.shape[1:])])
+            kind = _KINDS.get(labels.dtype.kind, "something else")
             raise ConfigError(
-                f"metric top1 with labels of type {labels.dtype} and shape [{sizes}]",
+                f"metric top1 with labels that are {kind}, of shape [{sizes}]",
                 field="validation",
                 expected="whole numbers [n]",
             )
@@ -85,7 +97,7 @@ def _load(folder: ServiceFolder, module: str, function: str) -> Callable[[Output
     loaded = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(loaded)
-    except Exception as error:  # the operator's code may raise anything
+    except (Exception, SystemExit) as error:  # the operator's code may raise anything
         raise ConfigError(
             f"{path.name} fails when imported: {type(error).__name__}: {error}",
             file=folder.file.name,
@@ -103,7 +115,7 @@ def _checked(function: Callable[[Outputs, NDArray[Any]], Any], name: str) -> Met
     def metric(outputs: Outputs, labels: NDArray[Any], where: str) -> Scores:
         try:
             scores = np.asarray(function(outputs, labels), np.float64)
-        except Exception as error:  # the operator's code may raise anything
+        except (Exception, SystemExit) as error:  # the operator's code may raise anything
             raise ConfigError(
                 f"{where}: metric {name} fails: {type(error).__name__}: {error}", field="metric"
             ) from error

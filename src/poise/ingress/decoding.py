@@ -358,16 +358,19 @@ async def _received(body: Bytes) -> Room:
     if isinstance(body, memoryview) and isinstance(body.obj, Room):
         return body.obj
     room = _made(_room_bytes(len(body)))
-    await asyncio.to_thread(_write, room.fd, body)
+    await asyncio.to_thread(_write, room, body)
     return room
 
 
-def _write(fd: int, body: Bytes) -> None:
-    """Write a file whole; the interpreter is free meanwhile, which it would not be while memory is copied."""
+def _write(room: Room, body: Bytes) -> None:
+    """Write a room's file whole; the interpreter is free meanwhile, which it would not be while memory is copied.
+
+    It holds the room: who waited for it may be gone, and another file have the number of the room's by then.
+    """
     rest = memoryview(body)
     at = 0
     while at < len(rest):
-        at += os.pwrite(fd, rest[at:], at)
+        at += os.pwrite(room.fd, rest[at:], at)
 
 
 def _request(room: Room, decoded: Decoded) -> InferRequest:

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2 as health
 
 import poise
 from poise.domain.job import RefusalReason
@@ -32,6 +33,7 @@ INLINE_BYTES = 64 * 2**10
 LARGE_BYTES = 2**20
 """The same of raw contents, which mostly are copied and no more; then they are copied in slices."""
 
+SERVICE = "inference.GRPCInferenceService"
 REPOSITORY_METHODS = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
 """Those for whoever may change the server's state."""
 
@@ -89,6 +91,10 @@ class GrpcMethods:
             table |= _repository_methods(self._repository)
         return table
 
+    def health_check(self) -> Method:
+        """Return ``grpc.health.v1.Health/Check``: of the server, of its service, or of a model."""
+        return _plain(health.HealthCheckRequest, self._health)
+
     # Inference
 
     async def _infer(self, identity: Identity, message: bytes, remaining_s: float | None) -> Awaitable[bytes]:
@@ -142,6 +148,14 @@ class GrpcMethods:
         gate = self._gates.get(request.name)
         known = gate is not None and request.version in ("", VERSION)
         return pb.ModelReadyResponse(ready=known and gate is not None and gate.ready)
+
+    def _health(self, request: health.HealthCheckRequest) -> Message:
+        if request.service in ("", SERVICE):
+            serving = why_not_ready(self._gates.values()) is None
+        else:
+            serving = self._gate(request.service, "").ready
+        kinds = health.HealthCheckResponse
+        return kinds(status=kinds.SERVING if serving else kinds.NOT_SERVING)
 
     def _server_metadata(self, _: pb.ServerMetadataRequest) -> Message:
         return pb.ServerMetadataResponse(

@@ -11,7 +11,7 @@ import grpc
 
 from poise.errors import ConfigError, DeadlineError, InternalError, MalformedRequestError, RequestError
 from poise.ingress.gate import Gates
-from poise.ingress.grpc_methods import REPOSITORY_METHODS, CallError, GrpcMethods, Method
+from poise.ingress.grpc_methods import REPOSITORY_METHODS, SERVICE, CallError, GrpcMethods, Method
 from poise.ingress.guard import Guard, Identity
 from poise.ingress.http_app import REPOSITORY
 from poise.ingress.limits import Limits
@@ -24,8 +24,8 @@ from poise.telemetry.traffic import Traffic
 PING_INTERVAL_S = 10.0
 """Clients may ask whether the server is there as often as this; more often is taken for abuse."""
 ASK_AGAIN_S = 0.01
-SERVICE = "inference.GRPCInferenceService"
 INFER = "ModelInfer"
+HEALTH = "grpc.health.v1.Health"
 
 _REASON = "poise-reason"
 _CODES = {code.name: code for code in grpc.StatusCode}
@@ -130,6 +130,7 @@ class _Door(grpc.GenericRpcHandler):
         outside: bool,
     ) -> None:
         self._methods = {f"/{SERVICE}/{name}": (name, method) for name, method in methods.table().items()}
+        self._methods[f"/{HEALTH}/Check"] = ("Check", methods.health_check())
         self._guard = guard
         self._limits = limits
         self._traffic = traffic

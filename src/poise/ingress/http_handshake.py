@@ -17,15 +17,29 @@ TRY_AGAIN_S = 0.1
 """How long to wait where the system has no file descriptor for another connection."""
 
 
+class _Encrypted(HttpConnection):
+    """A connection that takes the place of its handshake."""
+
+    __slots__ = ("_handshake",)
+
+    def __init__(self, server: HttpServer, handshake: Handshake) -> None:
+        super().__init__(server)
+        self._handshake = handshake
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._server.closed(self._handshake)
+        super().connection_made(transport)
+
+
 class Handshake:
     """What a connection is until its TLS handshake is done. To make room for others, it is the first to go."""
 
-    waiting = False
+    waiting = gone = False
     replying = None
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._connection = HttpConnection(server)
+        self._connection = _Encrypted(server, self)
         self._task: asyncio.Task[None] | None = None
         self.deadline_s = server.now_s() + server.limits.head_s
 

@@ -158,7 +158,7 @@ class Inference:
 class LaterAnswer:
     """The reply of a job that waits."""
 
-    __slots__ = ("_accepted", "_gate", "_inference", "_pending", "_terms", "when_ready")
+    __slots__ = ("_accepted", "_coming", "_gate", "_inference", "_pending", "_terms", "when_ready")
 
     def __init__(
         self,
@@ -173,13 +173,16 @@ class LaterAnswer:
         self._pending = pending
         self._terms = terms
         self._accepted = accepted
+        self._coming: asyncio.Future[Reply] | None = None
         self.when_ready: Callable[[Reply], None] | None = None
         pending.when_settled = self._settled
 
     def cancel(self) -> None:
-        """Give the job up: its client is gone."""
+        """Give the job up, or the writing of its answer: its client is gone."""
         self._pending.when_settled = None
         self.when_ready = None
+        if self._coming is not None:
+            self._coming.cancel()
         self._gate.cancel(self._pending)
 
     def _settled(self, pending: PendingJob) -> None:
@@ -193,7 +196,8 @@ class LaterAnswer:
         if isinstance(coming, Reply):
             self._send(coming)
         else:
-            asyncio.ensure_future(coming).add_done_callback(self._came)
+            self._coming = asyncio.ensure_future(coming)
+            self._coming.add_done_callback(self._came)
 
     def _reply_of(self, outcome: Outcome | InternalError) -> Reply | Coroutine[Any, Any, Reply]:
         if isinstance(outcome, Answered) and is_large(self._terms, outcome.outputs):
@@ -208,6 +212,7 @@ class LaterAnswer:
         return reply if self._accepted is None else await compressed(reply, self._accepted)
 
     def _came(self, coming: asyncio.Future[Reply]) -> None:
+        self._coming = None
         if not coming.cancelled():
             error = coming.exception()
             if error is not None:

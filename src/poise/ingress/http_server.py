@@ -98,7 +98,9 @@ class HttpServer:
         self.traffic.connections_opened += isinstance(connection, HttpConnection)
         if len(self._connections) <= self.limits.connections:
             return True
-        idle = [each for each in self._connections if each.idle and each is not connection]
+        idle = [
+            each for each in self._connections if each.idle and not each.waiting and each is not connection
+        ]
         if idle:
             first = min(idle, key=lambda each: each.deadline_s)
             self._connections.discard(first)
@@ -126,4 +128,6 @@ class HttpServer:
         now_s = self.now_s()
         for connection in [each for each in self._connections if each.deadline_s <= now_s]:
             connection.expire()
+        for connection in [each for each in self._connections if each.gone]:
+            connection.abort()
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)

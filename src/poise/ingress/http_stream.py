@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from enum import Enum, auto
 from http import HTTPStatus
 from math import inf
@@ -83,6 +84,15 @@ class Stream(asyncio.BufferedProtocol):
     def connected(self) -> bool:
         """Whether the connection was made."""
         return self._transport is not None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left while nothing is read from it: the event loop does not look then."""
+        if self._reading or self._transport is None or self._transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _take_up_held(self) -> None:
         """Go on with what is held, as far as that is possible now."""

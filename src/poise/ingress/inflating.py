@@ -85,7 +85,7 @@ class Inflating:
                 came = len(pieces[-1])
             else:
                 assert isinstance(room.obj, Room)
-                came = await run(self._threads, _piece_to, room.obj.fd, length, inflater, step)
+                came = await run(self._threads, _piece_to, room.obj, length, inflater, step)
             share.shrink(step - came)
             length, step = length + came, STEP_BYTES
             if pieces and length > LARGE_JSON_BYTES:
@@ -97,11 +97,11 @@ class Inflating:
         return b"".join(pieces) if room is None else room[:length]
 
 
-def _piece_to(fd: int, at: int, inflater: Inflater, most: int) -> int:
-    """Inflate a piece into a file; return its length."""
+def _piece_to(room: Room, at: int, inflater: Inflater, most: int) -> int:
+    """Inflate a piece into a room's file; return its length. It holds the room, as ``decoding`` does and why."""
     piece = inflater.piece(most)
     rest = memoryview(piece)
     while rest:
-        written = os.pwrite(fd, rest, at)
+        written = os.pwrite(room.fd, rest, at)
         at, rest = at + written, rest[written:]
     return len(piece)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
 
 from poise.errors import ConfigError
+
+DROPPED_BYTES = 2**20
+"""So much may a client send on after its handshake has failed."""
 
 
 class _Pems(msgspec.Struct, frozen=True):
@@ -29,7 +33,7 @@ class Tls:
         self._key = key
         self._client_ca = client_ca
         self._pems = self._read()
-        self.http = self._context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        self.http = self._context(_Context(ssl.PROTOCOL_TLS_SERVER))
 
     def renewed(self) -> Renewal:
         """Read the files again, and check them; nothing changes before ``Renewal.apply``.
@@ -38,7 +42,7 @@ class Tls:
             ConfigError: as when they were read first.
         """
         pems = self._read()
-        self._context(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        self._context(_Context(ssl.PROTOCOL_TLS_SERVER))
         return Renewal(self, pems)
 
     def shows(self, pems: _Pems) -> bool:
@@ -89,6 +93,54 @@ class Tls:
                 ) from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+
+class _Handshake(ssl.SSLObject):
+    """The server's end of a connection, which tells its client why there will be none.
+
+    An event loop closes at once where a handshake fails, before the alert that says why is sent; and as the client's
+    first request may be under way by then, the kernel would reset the connection, and the alert might be lost. So the
+    failure is kept back until the client has closed, or has sent too much, or the handshake's time is up; what comes
+    meanwhile is dropped.
+    """
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    _failure: ssl.SSLError | None = None
+    _dropped_bytes = 0
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake, or wait for the end of one that has failed."""
+        if self._failure is None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError as error:
+                if not self.outgoing.pending:  # there is nothing to tell: it may be no TLS at all
+                    raise
+                self._failure = error
+            else:
+                return
+        self._dropped_bytes += len(self.incoming.read())
+        if self._dropped_bytes > DROPPED_BYTES:
+            raise self._failure
+        raise ssl.SSLWantReadError  # has the event loop send what is to be sent, and read on
+
+
+class _Context(ssl.SSLContext):
+    """How TLS is spoken over HTTP."""
+
+    sslobject_class = _Handshake
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **more: Any
+    ) -> _Handshake:
+        """Return a server's end of a connection; an event loop calls this."""
+        made = super().wrap_bio(incoming, outgoing, *args, **more)
+        assert isinstance(made, _Handshake)
+        made.incoming, made.outgoing = incoming, outgoing
+        return made
 
 
 class Renewal(msgspec.Struct, frozen=True):

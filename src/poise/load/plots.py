@@ -170,6 +170,8 @@ def _finish(
     slos_s: Sequence[float],
 ) -> None:
     """Scales, names of the rows, legends at the right; the same for every column."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     timelines = list(runs.values())
     names = ("jobs per second", "p99 latency (ms)", "mean accuracy", "answered items (%)")
     for row, name in zip(axes, names, strict=True):
@@ -185,7 +187,9 @@ def _finish(
     if heights and max(heights) > 8 * min(heights):
         axes[1][0].set_yscale("log")
         axes[1][0].set_ylim(min(heights) / 1.5, max(heights) * 1.8)
+        axes[1][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[1][0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes[1][0].yaxis.set_minor_formatter(NullFormatter())
     else:
         axes[1][0].set_ylim(0, max(heights, default=1.0) * 1.15)
     for row in axes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from poise.planning.service_model import VariantPlans
 from poise.scheduling.hull import upper_hull
 
 if TYPE_CHECKING:
     from poise.scheduling.queue import Waiting
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 PRICE_STEP = 0.02
 FLOOR_STEPS = 1000
@@ -25,8 +28,8 @@ BETTER = 0.01
 REFUSED_EXPONENT = 2.3
 """−½·ln of the share of jobs that may find no room (1 %)."""
 SUSTAINED_STEP = math.log(1.05)
-MOST_TERMS = 4096
-"""Floors may be any client's: what is kept for each is dropped when there are more than this."""
+MOST_TERMS, MOST_FIGURES = 4096, 2**15
+"""Floors and deadlines may be any client's: what is kept for each is dropped when there is more than this."""
 
 
 def carried(batch_s: float, items: int, slo_s: float) -> float:
@@ -231,8 +234,6 @@ class LeastCosts:
         key = (slo_class, floor, available, each, slo_s)
         found = self._terms.get(key)
         if found is None:
-            if len(self._terms) >= MOST_TERMS:
-                self._terms.clear()
             least = 0.0 if soft else floor
             rate = self.efficient(available, least, slo_s, each=each)
             batches_s = (
@@ -240,18 +241,9 @@ class LeastCosts:
                 *(self._cheapest_s(available, least, n, each) for n in range(1, self.largest_batch + 1)),
             )
             ordinary = floor >= class_floor - 1e-9
-            found = Terms(
-                slo_class,
-                floor,
-                available,
-                soft=soft,
-                ordinary=ordinary,
-                each=each,
-                rate=rate,
-                batches_s=batches_s,
-                slo_s=slo_s,
-            )
-            self._terms[key] = found
+            kind = {"soft": soft, "ordinary": ordinary, "each": each}
+            made = Terms(slo_class, floor, available, **kind, rate=rate, batches_s=batches_s, slo_s=slo_s)
+            found = _keep(self._terms, key, made, MOST_TERMS)
         return found
 
     def efficient(
@@ -273,7 +265,7 @@ class LeastCosts:
                 load = carried(batch_s, batch, slo_s)
                 if found[0] == math.inf or load > highest + BETTER * abs(highest):
                     found, highest = (batch_s / batch, batch), load
-            self._rate[key] = found
+            _keep(self._rate, key, found, MOST_TERMS)
         return found
 
     def accuracy_price_s(self, available: int, floor: float) -> float:
@@ -296,7 +288,7 @@ class LeastCosts:
                 found = max(0.0, rise_s / (largest * (high - low))) if math.isfinite(rise_s) else 0.0
             if found <= 0.0:  # the floor lies below every mode
                 found = self._least_price_s(available)
-            self._price[key] = found
+            _keep(self._price, key, found, MOST_TERMS)
         return found
 
     def _least_price_s(self, available: int) -> float:
@@ -318,8 +310,6 @@ class LeastCosts:
         key = (terms.available, steps, longest)
         found = self._sustained.get(key)
         if found is None:
-            if len(self._sustained) >= MOST_TERMS:
-                self._sustained.clear()
             item_s, batch_s = math.exp(steps * SUSTAINED_STEP), math.exp(longest * SUSTAINED_STEP)
             found = (-1.0, 0)
             for plans in self._plans:
@@ -329,7 +319,7 @@ class LeastCosts:
                     point = None if frontier is None else frontier.best_within(min(batch_s, item_s * batch))
                     if frontier is not None and point is not None:
                         found = max(found, (round(frontier.accuracy[point], 6), batch))
-            self._sustained[key] = found
+            _keep(self._sustained, key, found, MOST_TERMS)
         return found
 
     def step_above_s(self, available: int, batch: int, latency_s: float) -> float:
@@ -386,8 +376,16 @@ class LeastCosts:
                     point = -1  # the highest there is: only the step lies above it
                 if point is not None:
                     found = min(found, frontier.latency_s[point])
-            self._batch[key] = found
+            _keep(self._batch, key, found, MOST_FIGURES)
         return found
+
+
+def _keep(known: dict[K, V], key: K, value: V, most: int) -> V:
+    """Keep a value, instead of all that are kept where they are too many; return it."""
+    if len(known) >= most:
+        known.clear()
+    known[key] = value
+    return value
 
 
 def stepped(floor: float) -> float:

@@ -101,7 +101,7 @@ class Arena:
         """Map an existing arena; ``fd`` stays the caller's to close."""
         self.layout = layout
         self.fd = fd
-        self._memory = mmap.mmap(fd, layout.size_bytes)
+        self._memory: mmap.mmap | None = mmap.mmap(fd, layout.size_bytes)
         self.inputs: Mapping[str, Array] = {place.name: self._view(place) for place in layout.inputs}
         self.outputs: Mapping[str, Array] = {place.name: self._view(place) for place in layout.outputs}
 
@@ -120,6 +120,7 @@ class Arena:
         os.close(self.fd)
         self.fd = -1
         self.inputs = self.outputs = {}
+        self._memory = None  # whoever still refers to the arena holds none of it
 
     def _view(self, place: TensorPlace) -> Array:
         array: NDArray[Any] = np.ndarray(

@@ -68,13 +68,14 @@ class NoChronicle:
 
 
 class FileChronicle:
-    """Writes a history file. ``dropped`` counts the records that were never written."""
+    """Writes a history file."""
 
     def __init__(self, path: Path) -> None:
         """Begin; the file is opened by the thread that writes it."""
         self._path = path
         self._file: HistoryFile | None = None
         self._waiting: deque[Record] = deque(maxlen=MAX_WAITING)
+        self._again: list[Record] = []  # the thread's own: what it could not write
         self._trouble = ""
         self._retry_s = 0.0
         self._forget_s = 0.0
@@ -82,9 +83,14 @@ class FileChronicle:
         self._identity: _Identity | None = None
         self._beside: dict[Path, _Identity] = {}
         self._closing = threading.Event()
-        self.dropped = 0
+        self._overflown = self._given_up = 0  # counted by the loop, and by the thread
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many records were never written."""
+        return self._overflown + self._given_up
 
     def observed(self, beat: Observed) -> None:
         """Keep a beat."""
@@ -104,7 +110,7 @@ class FileChronicle:
         self._thread.join(CLOSE_LIMIT_S)
 
     def _keep(self, record: Record) -> None:
-        self.dropped += len(self._waiting) == MAX_WAITING
+        self._overflown += len(self._waiting) == MAX_WAITING
         self._waiting.append(record)
 
     # In the thread
@@ -114,12 +120,16 @@ class FileChronicle:
             if time.monotonic() >= self._retry_s:
                 self._write()
         self._write()
+        if self._again:
+            self._given_up += len(self._again)
+            log.error("the history %s could not be written; %d records are missing", self._path, self.dropped)
         self._let_go()
 
     def _write(self) -> None:
-        records = []
+        records, self._again = self._again, []
         while self._waiting:
             records.append(self._waiting.popleft())
+        records = self._trimmed(records, MAX_WAITING)
         while records:
             try:
                 self._written(records)
@@ -127,10 +137,16 @@ class FileChronicle:
                 # Whatever it is, the thread lives on: the next attempt may do better.
                 if self._begun_anew(error):
                     continue
-                self._keep_again(records)
+                self._again = self._trimmed(records, MAX_WAITING - len(self._waiting))
                 self._failed(error)
                 return
             records = []
+            try:
+                self._look_after_file()
+            except Exception as error:
+                if not self._begun_anew(error):
+                    self._failed(error)
+                return
         if self._trouble:
             log.warning("the history %s is written again; %d records are missing", self._path, self.dropped)
             self._trouble = ""
@@ -152,18 +168,22 @@ class FileChronicle:
             self._identity = _identity_of(self._path)
             self._beside = {}
         self._file.write(records)
+
+    def _look_after_file(self) -> None:
+        """Do what the file needs now and again; what fails here has nothing to do with what was written."""
         if not self._beside:
             named = [(path, _identity_of(path)) for path in _beside(self._path)]
             self._beside = {path: identity for path, identity in named if identity is not None}
-        if now_s >= self._forget_s:
+        now_s = time.monotonic()
+        if self._file is not None and now_s >= self._forget_s:
             self._forget_s = now_s + FORGET_EVERY_S
             self._file.forget(time.time())
 
-    def _keep_again(self, records: list[Record]) -> None:
-        room = MAX_WAITING - len(self._waiting)
-        kept = records[max(0, len(records) - room) :] if room else []
-        self.dropped += len(records) - len(kept)
-        self._waiting.extendleft(reversed(kept))
+    def _trimmed(self, records: list[Record], most: int) -> list[Record]:
+        """Return the newest of some records, and count the others."""
+        over = max(0, len(records) - most)
+        self._given_up += over
+        return records[over:]
 
     def _begun_anew(self, error: Exception) -> bool:
         """Give up the open file; say whether it was set aside, so that another takes its place at once."""

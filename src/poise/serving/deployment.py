@@ -33,11 +33,12 @@ from poise.serving.adaptation import Adaptation, AdapterCore
 from poise.serving.arena import DEFAULT_ARENA_BYTES
 from poise.serving.cell import Cell
 from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
-from poise.serving.feedback import Feedback, Scorer
+from poise.serving.feedback import Feedback
 from poise.serving.keeper import StaticKeeper, first_workers, profiled_kinds
 from poise.serving.pool import is_emulated
 from poise.serving.recording import Recorder
 from poise.serving.retraining import Retraining
+from poise.serving.starting import all_or_none
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread beside the event loop's may keep the interpreter to itself: the solver has one, the history too."""
@@ -211,15 +212,16 @@ class Deployment:
             else:
                 for opened in services:
                     _keep(cells[opened.name], opened, place)
+            if feedback is not None:
+                for opened in services:
+                    await feedback.open(cells[opened.name], opened.folder, opened.profile)
+                    cells[opened.name].metrics.add(feedback.counts_of(opened.name))
         except BaseException:
             for cell in cells.values():
+                if feedback is not None:
+                    feedback.remove(cell)
                 await cell.stop()
             raise
-        if feedback is not None:
-            for opened in services:
-                cell = cells[opened.name]
-                feedback.add(cell, await asyncio.to_thread(Scorer, opened.folder, opened.profile))
-                cell.metrics.add(feedback.counts_of(opened.name))
         return cls(services, cells, relay, retraining, feedback)
 
     async def start(self) -> None:
@@ -228,7 +230,7 @@ class Deployment:
         Raises:
             WorkerError: they cannot start.
         """
-        await asyncio.gather(*(cell.start() for cell in self.cells.values()))
+        await all_or_none(cell.start() for cell in self.cells.values())
         if self._retraining is not None:
             self._retraining.start()
 

@@ -34,7 +34,10 @@ from poise.serving.deployment import (
 )
 from poise.serving.feedback import Feedback
 from poise.serving.metrics import CellMetrics
+from poise.serving.starting import all_or_none
 
+COLLECT_S = 0.5
+"""So long after the end of a deployment, what is left of it is collected."""
 LINGER_S = 0.5
 """So long a deployment still takes jobs once the gates lead past it: of requests that were being read meanwhile."""
 
@@ -251,6 +254,7 @@ class Deployments:
         except BaseException:
             for deployment in news:
                 await deployment.stop()
+            _collect_soon()
             raise
         self._serve(configuration, news)
 
@@ -349,10 +353,7 @@ class Deployments:
                 self._closed[name] = None
                 self._lead()
         await deployment.stop()
-        # It was put beyond the collector's reach when it began.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+        _collect_soon()
 
     def _current(self) -> list[Deployment]:
         return list(dict.fromkeys(self._serving.values()))
@@ -362,8 +363,19 @@ class Deployments:
 
 
 async def _started(deployments: Sequence[Deployment]) -> None:
-    """Start deployments; the first that cannot ends the wait for the others."""
-    await asyncio.gather(*(deployment.start() for deployment in deployments))
+    await all_or_none(deployment.start() for deployment in deployments)
+
+
+def _collect_soon() -> None:
+    """Have what was stopped collected, once nobody who stopped it refers to it any more."""
+    asyncio.get_running_loop().call_later(COLLECT_S, _collect)
+
+
+def _collect() -> None:
+    # It was put beyond the collector's reach when it began.
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _with_one_new(before: Configuration, after: Configuration, name: str) -> Configuration:

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from poise.domain.profile import Profile
-from poise.errors import ConfigError, ConflictError, MalformedRequestError, NotFoundError
+from poise.errors import ConfigError, ConflictError, MalformedRequestError, NotFoundError, NotReadyError
 from poise.files import ServiceFolder
 from poise.files.metric import Metric as Score
 from poise.files.metric import open_metric
@@ -29,12 +29,17 @@ from poise.protocol.codec import shown
 from poise.protocol.wire import Array
 from poise.runtimes.tensors import as_model_takes
 from poise.scheduling.commands import AnswerPart
+from poise.serving.own_code import OwnCode
 
 MAX_ID_CHARACTERS = 128
 AT_ONCE_BYTES = 16 * 2**10
 """More labels than this are read in a thread."""
 MAX_ARRAY_BYTES = 4 * 2**20
 """Of labels as an array: one long text makes all others as long."""
+
+IMPORT_LIMIT_S = 60.0
+SCORE_LIMIT_S = 10.0
+"""So long may the service's own metric take to be imported, and to score the labels of one request."""
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +71,7 @@ class Scorer:
         }
         self._score: Score | None = None
         self.own_code = folder.service.metric != "top1"
+        self._own_calls = OwnCode()
         try:
             self._score = open_metric(folder)
         except ConfigError as error:
@@ -93,6 +99,18 @@ class Scorer:
                 raise MalformedRequestError("the service's metric could not score these labels") from None
             got = error.message.removeprefix("metric top1 with ")
             raise MalformedRequestError(f"got {got}, expected {error.expected}") from None
+
+    async def own_scores(self, outputs: Mapping[str, Array], labels: NDArray[Any]) -> NDArray[np.float64]:
+        """Do as ``scores`` does, with code of the operator's, which may take its time or never come back.
+
+        Raises:
+            NotReadyError: it was not back in time.
+        """
+        try:
+            return await self._own_calls.call(lambda: self.scores(outputs, labels), SCORE_LIMIT_S)
+        except TimeoutError:
+            log.error("the metric of service %s did not score %d labels in time", self.service, len(labels))
+            raise NotReadyError("the service's metric did not score these labels in time") from None
 
 
 class ModeCounts(Collector):
@@ -157,6 +175,23 @@ class Feedback:
     def __len__(self) -> int:
         return len(self._kept)
 
+    async def open(self, gate: Gate, folder: ServiceFolder, profile: Profile) -> None:
+        """Open a service's metric, and take up the answers of its gate from now on.
+
+        Raises:
+            ConfigError: the metric's module does not come to an end when imported.
+        """
+        try:
+            scorer = await OwnCode().call(lambda: Scorer(folder, profile), IMPORT_LIMIT_S)
+        except TimeoutError:
+            raise ConfigError(
+                f"metric {folder.service.metric} was not there after {IMPORT_LIMIT_S:.0f} s",
+                file=folder.file.name,
+                field="metric",
+                expected="a module that is soon imported",
+            ) from None
+        self.add(gate, scorer)
+
     def add(self, gate: Gate, scorer: Scorer) -> None:
         """Take up the answers of a gate from now on."""
         self._scorers[gate] = scorer
@@ -207,7 +242,7 @@ class Feedback:
             # It may take its time; meanwhile nobody else labels the same.
             kept.outputs = {}
             try:
-                scores = await asyncio.to_thread(scorer.scores, outputs, array)
+                scores = await scorer.own_scores(outputs, array)
             except BaseException:
                 kept.outputs = outputs
                 raise

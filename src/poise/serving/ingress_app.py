@@ -9,7 +9,7 @@ from poise.ingress.gate import Gates
 from poise.ingress.guard import Guard
 from poise.ingress.http_app import HttpApp
 from poise.ingress.limits import Limits
-from poise.ingress.routes import MODEL, HttpRequest, Later, Reply, Routes
+from poise.ingress.routes import MODEL, VERSIONED, HttpRequest, Later, Reply, Routes
 from poise.serving.ingress_messages import Asked, FromIngress, Replied, RouteTold
 
 PASSED_ON_BYTES = 4 * 2**20
@@ -47,6 +47,8 @@ class IngressApp(HttpApp):
         self._asked = 0
         self.routes = Routes()
         for told in routes:
+            if told.pattern.startswith(VERSIONED):
+                continue  # it is added with the model's own
             handler = self._infer_here if told.pattern == INFER else self._pass_on
             self.routes.add(
                 told.method, told.pattern, handler, changes_state=told.changes_state, admin=told.admin

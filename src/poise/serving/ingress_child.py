@@ -129,7 +129,17 @@ class IngressProcess(ChildProcess):
     def _packet(self, data: bytes) -> None:
         self._silent_beats = 0
         for message in self._unpacker.take(data):
-            self._take_up(message)
+            try:
+                self._take_up(message)
+            except InternalError:
+                raise
+            except Exception:  # others in the packet are waited for
+                log.exception(
+                    "ingress process %d: %s could not be taken up", self.place, type(message).__name__
+                )
+                if isinstance(message, JobPlaced):
+                    self._jobs.pop(message.number, None)
+                    self.tell(JobFailed(message.number))
 
     def _take_up(self, message: FromIngress) -> None:
         if isinstance(message, JobPlaced):

@@ -91,7 +91,11 @@ class RemoteGate:
     def answered(self, pending: PendingJob, answer: Answer) -> None:
         """Take up that a job's outputs are in its rows."""
         first, items = pending.first_row, pending.job.items
-        outputs = {name: slot[first : first + items].copy() for name, slot in self._outputs.items()}
+        try:
+            outputs = {name: slot[first : first + items].copy() for name, slot in self._outputs.items()}
+        except MemoryError:
+            self.settle(pending, InternalError(f"there is no memory for the answer of job {pending.job.id}"))
+            return
         self.settle(pending, Answered(answer, outputs))
 
     def settle(self, pending: PendingJob, outcome: Outcome | InternalError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from poise.serving.ingress_messages import FromIngress, ToIngress, Unpacker, pac
 
 MAX_FILES = 250
 """So many files may come with a packet; the kernel's own limit is 253."""
+
+log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -100,7 +103,10 @@ class IngressLink:
                 self._end()
                 return
             for message in messages:
-                self._on_message(message, files)
+                try:
+                    self._on_message(message, files)
+                except Exception:  # others in the packet are waited for
+                    log.exception("what the server says could not be taken up: %s", type(message).__name__)
 
     def _end(self) -> None:
         self._loop.remove_reader(self._control.fileno())

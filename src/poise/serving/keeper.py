@@ -151,9 +151,8 @@ class StaticKeeper:
         seat.ready = False
         if self._stopping:
             return
-        if self._started is not None:
-            if not self._started.done():
-                self._started.set_exception(WorkerError(f"a worker cannot start: {problem}"))
+        if self._started is not None and not self._started.done():
+            self._started.set_exception(WorkerError(f"a worker cannot start: {problem}"))
             return
         log.warning(
             "a worker was lost (%s); starting it again in %.1f s",

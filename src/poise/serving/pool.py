@@ -25,6 +25,11 @@ LOAD_LIMIT_TIMES = 20.0
 """A worker that has not loaded after ``LOAD_LIMIT_S``, and so many times what its resident set took to load when it was
 profiled, is ended: most likely it never will. Much is left for libraries to be read, and for cores that are busy."""
 
+IDLE_LIMIT_S = 2.0
+IDLE_LIMIT_TIMES = 4.0
+"""One that loads at idle priority goes on at normal priority after ``IDLE_LIMIT_S``, and so many times that: cores that
+are never idle would leave it no time, and when they are so busy is when it is wanted."""
+
 State = Literal["loading", "loaded", "ending"]
 
 log = logging.getLogger(__name__)
@@ -58,12 +63,15 @@ class _Member:
         self.state: State = "loading"
         self.loaded = False
         self.problem = ""
+        self.again = False  # it is to be started again, once its process is gone
         self.limit: asyncio.TimerHandle | None = None
+        self.idle_limit: asyncio.TimerHandle | None = None
 
-    def forget_limit(self) -> None:
+    def forget_limits(self) -> None:
         """Watch no longer how long it loads."""
-        if self.limit is not None:
-            self.limit.cancel()
+        for limit in (self.limit, self.idle_limit):
+            if limit is not None:
+                limit.cancel()
 
 
 class WorkerPool:
@@ -114,15 +122,7 @@ class WorkerPool:
                     on_exit=self._exited,
                 )
             else:
-                member.worker = WorkerProcess(
-                    worker_id,
-                    self._start_of(kind),
-                    self._arena.fd,
-                    cores,
-                    on_message=self._message,
-                    on_exit=self._exited,
-                    at_idle=at_idle,
-                )
+                member.worker = self._process(worker_id, kind, cores, at_idle=at_idle)
         except OSError as error:  # no memory, no more processes
             problem = f"its process cannot be started: {error.strerror}"
             asyncio.get_running_loop().call_soon(self._never_was, worker_id, problem)
@@ -131,6 +131,8 @@ class WorkerPool:
         member.limit = asyncio.get_running_loop().call_later(
             limit_s, self._too_slow, worker_id, member, limit_s
         )
+        if at_idle and isinstance(member.worker, WorkerProcess):
+            self._watch_idle(worker_id, member)
 
     def settle(self, worker_id: int, cores: Sequence[int]) -> Worker | None:
         """Pin a loaded worker to its cores at normal priority and return it; None where it is gone."""
@@ -148,7 +150,8 @@ class WorkerPool:
         member.state = "ending"
         if member.loaded:
             member.worker.send(Stop())
-            asyncio.get_running_loop().call_later(STOP_LIMIT_S, self._kill, worker_id, member)
+            member.forget_limits()
+            member.limit = asyncio.get_running_loop().call_later(STOP_LIMIT_S, self._kill, worker_id, member)
         else:
             member.worker.kill()
 
@@ -170,8 +173,10 @@ class WorkerPool:
                 await self._emptied
         await self._hosts.end()
 
-    def _start_of(self, kind: Workers) -> Start:
-        return Start(
+    def _process(
+        self, worker_id: int, kind: Workers, cores: Sequence[int], *, at_idle: bool = False
+    ) -> WorkerProcess:
+        start = Start(
             folder=str(self._folder.file),
             service=self._folder.service,
             profile=self._profile,
@@ -179,6 +184,44 @@ class WorkerPool:
             threads=kind.threads,
             device=kind.device,
             layout=self._arena.layout,
+        )
+        return WorkerProcess(
+            worker_id,
+            start,
+            self._arena.fd,
+            cores,
+            on_message=self._message,
+            on_exit=self._exited,
+            at_idle=at_idle,
+        )
+
+    def _watch_idle(self, worker_id: int, member: _Member) -> None:
+        limit_s = IDLE_LIMIT_S + IDLE_LIMIT_TIMES * _load_s(member.kind, self._profile)
+        member.idle_limit = asyncio.get_running_loop().call_later(
+            limit_s, self._starved, worker_id, member, limit_s
+        )
+
+    def _starved(self, worker_id: int, member: _Member, limit_s: float) -> None:
+        """Have a worker that is still loading do so at normal priority, anew if it may not come back to it."""
+        old = member.worker
+        if self._stopping or member.state != "loading" or not isinstance(old, WorkerProcess):
+            return
+        words = "it goes on at normal priority"
+        try:
+            left = old.leave_idle_priority()
+            self._watch_idle(worker_id, member)  # it may not have been there yet, or start more there
+            if not left:
+                return
+        except PermissionError:
+            words = "it is started again, at normal priority"
+            member.again = True
+            old.kill()
+        log.info(
+            "worker %d had not loaded after %.1f s at idle priority, since its cores are busy: %s",
+            worker_id,
+            limit_s,
+            words,
+            extra={"event": "worker_starved", "worker": worker_id, "limit_s": limit_s},
         )
 
     def _message(self, worker: Worker, message: FromWorker) -> None:
@@ -191,9 +234,9 @@ class WorkerPool:
             self._listener.batch_failed(worker, message)
         elif isinstance(message, CannotStart):
             member.problem = message.message
-        elif member.state == "loading":
+        elif member.state == "loading" and not member.again:
             member.state, member.loaded = "loaded", True
-            member.forget_limit()
+            member.forget_limits()
             log.info(
                 "worker %d has loaded %s in %.2f s: %d MB resident",
                 worker.worker_id,
@@ -212,8 +255,11 @@ class WorkerPool:
             self._listener.worker_loaded(worker, member.kind, message.load_s)
 
     def _exited(self, worker: Worker, status: int) -> None:
-        member = self._members.pop(worker.worker_id)
-        member.forget_limit()
+        member = self._members[worker.worker_id]
+        if self._started_again(worker, member):
+            return
+        del self._members[worker.worker_id]
+        member.forget_limits()
         problem = member.problem
         if not problem and member.state != "ending":
             problem = f"its process ended with {_status_words(status)}"
@@ -221,6 +267,18 @@ class WorkerPool:
             self._listener.worker_gone(worker.worker_id, problem, loaded=member.loaded)
         elif not self._members and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
+
+    def _started_again(self, worker: Worker, member: _Member) -> bool:
+        """Start a worker's process again, if that is what its end was for; say whether it was."""
+        if not member.again or member.state != "loading" or self._stopping:
+            return False
+        member.again, member.problem = False, ""
+        try:
+            member.worker = self._process(worker.worker_id, member.kind, worker.cores)
+        except OSError as error:
+            member.problem = f"its process cannot be started again: {error.strerror}"
+            return False
+        return True
 
     def _never_was(self, worker_id: int, problem: str) -> None:
         if self._members.pop(worker_id, None) is not None and not self._stopping:
@@ -245,7 +303,11 @@ class WorkerPool:
 
 def load_limit_s(kind: Workers, profile: Profile) -> float:
     """Return how long a worker may take to load its resident set. Units: seconds."""
-    return LOAD_LIMIT_S + LOAD_LIMIT_TIMES * sum(profile.variant(name).load_time_s for name in kind.variants)
+    return LOAD_LIMIT_S + LOAD_LIMIT_TIMES * _load_s(kind, profile)
+
+
+def _load_s(kind: Workers, profile: Profile) -> float:
+    return sum(profile.variant(name).load_time_s for name in kind.variants)
 
 
 def is_emulated(folder: ServiceFolder, kind: Workers) -> bool:

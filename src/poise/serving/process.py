@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,18 +74,34 @@ class WorkerProcess(ChildProcess):
         """
         self.cores = tuple(cores)
         for thread in _threads(self.pid):
-            try:
+            with contextlib.suppress(OSError):  # it has ended, or may not leave idle priority
                 os.sched_setaffinity(thread, self.cores)
-                if os.sched_getscheduler(thread) == os.SCHED_IDLE:
-                    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-            except OSError:  # it has ended, or may not leave idle priority
-                continue
+                _leave_idle_priority(thread)
+
+    def leave_idle_priority(self) -> bool:
+        """Give every thread normal priority; say whether one was at idle priority.
+
+        Raises:
+            PermissionError: one that is may not leave it.
+        """
+        left = False
+        for thread in _threads(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                left |= _leave_idle_priority(thread)
+        return left
 
     def _packet(self, data: bytes) -> None:
         self._on_message(self, decode_from_worker(data))
 
     def _gone(self, status: int) -> None:
         self._on_exit(self, status)
+
+
+def _leave_idle_priority(thread: int) -> bool:
+    if os.sched_getscheduler(thread) != os.SCHED_IDLE:
+        return False
+    os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+    return True
 
 
 def _threads(pid: int) -> list[int]:

@@ -112,10 +112,16 @@ def run_server(
     listener = bind(settings.host, settings.port, guarded=guarded, shared=settings.ingress > 1)
     if tls is None and tokens is not None and not is_loopback(listener.getsockname()[0]):
         log.warning("tokens travel in the clear: give --tls-cert and --tls-key")
-    hosts = [str(listener.getsockname()[0])]
+    hosts = {"HTTP": str(listener.getsockname()[0])}
     if settings.grpc_port is not None:
-        hosts.append(str(check_address(settings.grpc_host, settings.grpc_port, guarded=True)[1][0]))
-    access = Access(Guard(tokens, settings.origins), read_tokens, tls, not all(map(is_loopback, hosts)))
+        hosts["gRPC"] = str(check_address(settings.grpc_host, settings.grpc_port, guarded=True)[1][0])
+    outside = [protocol for protocol, address in hosts.items() if not is_loopback(address)]
+    if settings.repository and tokens is None and outside:
+        log.warning(
+            "--repository has no effect over %s: other machines reach the server, and clients need no token",
+            " and ".join(outside),
+        )
+    access = Access(Guard(tokens, settings.origins), read_tokens, tls, bool(outside))
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(configure, settings, listener, access, on_ready))
 

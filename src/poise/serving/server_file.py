@@ -18,6 +18,7 @@ from poise.ingress.limits import Limits
 
 MAX_FILE_BYTES = 2**20
 MAX_INGRESS = 64
+MAX_PORT = 65535
 LOOPBACK = "127.0.0.1"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}\Z")
@@ -25,23 +26,36 @@ _NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}\Z")
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+def _check_address(host: str | None, port: int) -> None:
+    """Check an address of this machine.
+
+    Raises:
+        ValueError: no such port, or an empty host.
+    """
+    if not 0 <= port <= MAX_PORT:
+        raise ValueError(f"got port {port}, expected 0 to {MAX_PORT}")
+    if host == "":
+        raise ValueError("got an empty host, expected an address or a name of this machine")
+
+
 class Address(FileStruct, frozen=True, kw_only=True):
-    """Where one protocol is spoken; port 0 takes a free one. Without a host it is that of HTTP."""
+    """Where HTTP is spoken; port 0 takes a free one."""
 
     host: str | None = None
     port: int = 8000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"got port {self.port}, expected 0 to 65535")
-        if self.host == "":
-            raise ValueError("got an empty host, expected an address or a name of this machine")
+        _check_address(self.host, self.port)
 
 
-class GrpcAddress(Address, frozen=True, kw_only=True):
-    """Where gRPC is spoken."""
+class GrpcAddress(FileStruct, frozen=True, kw_only=True):
+    """Where gRPC is spoken: without a host at that of HTTP, without a port at the one after HTTP's."""
 
-    port: int = 8001
+    host: str | None = None
+    port: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_address(self.host, self.port or 0)
 
 
 class TlsFiles(FileStruct, frozen=True, kw_only=True):
@@ -136,6 +150,14 @@ class ServerFile(FileStruct, frozen=True, kw_only=True):
         host = self.http.host or LOOPBACK
         if host == (grpc.host or host):
             raise ValueError(f"grpc: got port {grpc.port}, which is HTTP's, expected another")
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The port for gRPC; None: HTTP only. After the last port for HTTP it is one that there is not."""
+        if self.grpc is None:
+            return None
+        after = self.http.port + 1 if self.http.port else 0
+        return after if self.grpc.port is None else self.grpc.port
 
     @property
     def arena_bytes(self) -> int:

@@ -26,7 +26,7 @@ class Solving:
 
     def __init__(self, solved: Solved) -> None:
         self._solved = solved
-        self._out: set[int] = set()
+        self._out: dict[int, asyncio.TimerHandle] = {}
         self._astray = 0
 
     def begin(self, solve_id: int, solve: Callable[[], Allocation | None], time_limit_s: float) -> None:
@@ -36,8 +36,7 @@ class Solving:
             trouble = f"{self._astray} earlier calls of the solver have not come back"
             loop.call_soon(self._answer, solve_id, None, 0.0, trouble)
             return
-        self._out.add(solve_id)
-        loop.call_later(time_limit_s + GRACE_S, self._too_late, solve_id, time_limit_s)
+        self._out[solve_id] = loop.call_later(time_limit_s + GRACE_S, self._too_late, solve_id, time_limit_s)
 
         def call() -> None:
             begun_s = time.monotonic()
@@ -56,14 +55,14 @@ class Solving:
 
     def _back(self, solve_id: int, found: Allocation | None, took_s: float, trouble: str) -> None:
         if solve_id in self._out:
-            self._out.remove(solve_id)
+            self._out.pop(solve_id).cancel()
             self._answer(solve_id, found, took_s, trouble)
         else:
             self._astray -= 1
 
     def _too_late(self, solve_id: int, time_limit_s: float) -> None:
         if solve_id in self._out:
-            self._out.remove(solve_id)
+            del self._out[solve_id]
             self._astray += 1
             took_s = time_limit_s + GRACE_S
             self._answer(solve_id, None, took_s, f"the solver took longer than {time_limit_s:g} s")
