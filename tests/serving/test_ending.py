@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import psutil
 import pytest
-from tests.faults.servers import serving_with, write_faulty
+from tests.faults.servers import item, serving_with, write_faulty
 from tests.servers import Server
 
 from poise.ingress.grpc_server import Context, GrpcServer
@@ -187,3 +187,44 @@ def test_only_requests_that_wait_already_are_waited_for() -> None:
             await waiting
 
     asyncio.run(run())
+
+
+SOLVES = """
+import threading
+from poise.planning.milp import Programme
+
+def solve():
+    programme = Programme()
+    columns = [programme.column(50 + 37 * n % 51, upper=1, whole=True) for n in range(60)]
+    for m in range(40):
+        programme.row([(column, 10 + 7 * m * column % 91) for column in columns], upper=1200)
+    while True:
+        programme.solve(time_limit_s=0.01)
+
+for _ in range(8):
+    threading.Thread(target=solve, daemon=True).start()
+"""
+"""One of them comes back from HiGHS at any moment, also in the last."""
+
+
+def test_a_solver_that_comes_back_as_the_server_ends_does_not_abort_it(tmp_path: Path) -> None:
+    service = write_faulty(tmp_path / "faulty")
+    with serving_with(service, before=SOLVES) as server:
+        assert server.post(json.dumps(item(1.0)).encode())[0] == 200
+        assert server.terminate() == 0
+        assert "terminate called" not in server.log()
+
+
+def test_a_history_that_no_disk_gives_back_keeps_a_server_neither_from_starting_nor_from_ending(
+    tmp_path: Path,
+) -> None:
+    service = write_faulty(tmp_path / "faulty")
+    with (service / "service.yaml").open("a") as file:
+        file.write("adapter: {policy: poise, forecaster: {kind: last-max}}\n")
+    hangs = (
+        "import threading, poise.serving.deployment as d; d.PAST_LIMIT_S = 0.1\n"
+        "d.past_rates = lambda *_: threading.Event().wait()"
+    )
+    with serving_with(service, before=hangs) as server:
+        assert "takes too long to read" in server.log()
+        assert server.terminate() == 0

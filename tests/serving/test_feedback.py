@@ -23,8 +23,8 @@ from poise.files import open_service
 from poise.ingress.gate import Answered, PendingJob, Refused
 from poise.scheduling.commands import Answer, AnswerPart
 from poise.serving import feedback
+from poise.serving.aside import MAX_ASTRAY, Aside
 from poise.serving.feedback import Feedback, FeedbackLimits, Scorer
-from poise.serving.own_code import MAX_ASTRAY, OwnCode
 
 LABELS = "/v2/models/tiny/labels"
 
@@ -250,7 +250,7 @@ def test_a_metric_that_is_never_imported_is_an_error(tmp_path, monkeypatch):
 
 
 def test_a_call_that_comes_back_late_is_nobodys():
-    late, calls = threading.Event(), OwnCode()
+    late, calls = threading.Event(), Aside()
 
     async def whole() -> None:
         with pytest.raises(TimeoutError):

@@ -31,6 +31,7 @@ from poise.scheduling.log import LogHeader
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.adaptation import Adaptation, AdapterCore
 from poise.serving.arena import DEFAULT_ARENA_BYTES
+from poise.serving.aside import Aside
 from poise.serving.cell import Cell
 from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
 from poise.serving.feedback import Feedback
@@ -361,7 +362,7 @@ async def _past(
         return {name: rates for name, rates in found.items() if rates is not None}
 
     try:
-        return await asyncio.wait_for(asyncio.to_thread(read), PAST_LIMIT_S)
+        return await Aside().call(read, PAST_LIMIT_S)
     except TimeoutError:
         log.error("the history %s takes too long to read; the forecast begins without it", history)
         return {}

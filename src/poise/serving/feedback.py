@@ -29,7 +29,7 @@ from poise.protocol.codec import shown
 from poise.protocol.wire import Array
 from poise.runtimes.tensors import as_model_takes
 from poise.scheduling.commands import AnswerPart
-from poise.serving.own_code import OwnCode
+from poise.serving.aside import Aside
 
 MAX_ID_CHARACTERS = 128
 AT_ONCE_BYTES = 16 * 2**10
@@ -71,7 +71,7 @@ class Scorer:
         }
         self._score: Score | None = None
         self.own_code = folder.service.metric != "top1"
-        self._own_calls = OwnCode()
+        self._own_calls = Aside()
         try:
             self._score = open_metric(folder)
         except ConfigError as error:
@@ -182,7 +182,7 @@ class Feedback:
             ConfigError: the metric's module does not come to an end when imported.
         """
         try:
-            scorer = await OwnCode().call(lambda: Scorer(folder, profile), IMPORT_LIMIT_S)
+            scorer = await Aside().call(lambda: Scorer(folder, profile), IMPORT_LIMIT_S)
         except TimeoutError:
             raise ConfigError(
                 f"metric {folder.service.metric} was not there after {IMPORT_LIMIT_S:.0f} s",

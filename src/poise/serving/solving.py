@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class Solving:
             except Exception as error:  # whatever it is, the last good plan stays
                 trouble = f"the solver raised {type(error).__name__}: {error}"
             took_s = time.monotonic() - begun_s
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._back, solve_id, found, took_s, trouble)
 
         # A daemon: a solver that never comes back may not keep the server from ending.

@@ -1,8 +1,9 @@
-"""The service's own code in the server's process, its metric: it may never come back, and nobody else waits for it."""
+"""Calls that may never come back, a service's own metric or a disk's: made aside, where nothing else waits for them."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +15,7 @@ MAX_ASTRAY = 4
 """So many calls may stay out after their time; others are not made then."""
 
 
-class OwnCode:
+class Aside:
     """Makes calls, each in a thread of its own that may not keep the process from ending.
 
     Belongs to the event loop's thread.
@@ -36,7 +37,7 @@ class OwnCode:
             loop = asyncio.get_running_loop()
             back: asyncio.Future[T] = loop.create_future()
             threading.Thread(
-                target=self._make, args=(function, back, loop), name="own-code", daemon=True
+                target=self._make, args=(function, back, loop), name="aside", daemon=True
             ).start()
             try:
                 async with asyncio.timeout(limit_s):
@@ -54,7 +55,7 @@ class OwnCode:
             result = error
         except BaseException as error:  # a thread that exits; whoever waits for it is told, and goes on
             result = RuntimeError(f"it ended with {type(error).__name__}")
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._back, back, result)
 
     def _back(self, back: asyncio.Future[T], result: T | Exception) -> None:
