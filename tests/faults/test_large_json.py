@@ -12,12 +12,12 @@ from tests.servers import Server
 SHORT_PATIENCE = "import poise.ingress.decoding as d; d.LargeJson.__init__.__defaults__ = (4, 8.0)"
 # The front end itself may read no JSON that is large.
 STRICT = """
-import poise.protocol.codec as codec, poise.ingress.http_infer as http_infer
+import poise.protocol.codec as codec, poise.protocol.layouts as layouts, poise.ingress.http_infer as http_infer
 inner = http_infer.decode_infer
 def checked(body, *rest, **more):
     assert len(body) <= 256 * 1024, "large JSON was read on the event loop"
     return inner(body, *rest, **more)
-http_infer.decode_infer = checked
+http_infer.decode_infer = layouts.decode_infer = checked
 """
 LARGE, MIDDLING = large_item(24_000_000), large_item(2_000_000)
 

@@ -18,6 +18,7 @@ from google.protobuf.json_format import ParseDict
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from tests.servers import DATATYPES, MODALITY_INPUTS, Server, copy_endless, serving
+from tests.serving.test_server import stopped
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from poise.errors import ConfigError
@@ -331,11 +332,15 @@ def test_sigterm_answers_what_was_accepted_over_grpc(tiny, arrays):
     with serving(tiny) as running, grpc.insecure_channel(running.grpc_address) as channel:
         infer: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         infer(infer_message(arrays), timeout=20)
-        asked = [infer.future(infer_message(arrays), timeout=60) for _ in range(50)]
-        asked[0].result()
-        assert running.terminate() == 0, running.log()
-        codes = {future.code() for future in asked}
-        assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        with stopped(running.workers()):
+            asked = [infer.future(infer_message(arrays), timeout=60) for _ in range(50)]
+            running.wait_until(lambda: running.metric("poise_queue_jobs") == 50)
+            running.process.terminate()
+            running.wait_until(lambda: "draining" in running.log())
+            late = infer.future(infer_message(arrays), timeout=60)
+            assert late.code() is grpc.StatusCode.UNAVAILABLE
+        assert {future.code() for future in asked} == {grpc.StatusCode.OK}
+        assert running.process.wait(60) == 0, running.log()
         assert running.log().count("Traceback") == 0
 
 

@@ -209,7 +209,8 @@ def command(folder: ServiceFolder, *words: str) -> list[str]:
 @two_cores
 def test_a_command_that_is_interrupted_goes_on(tiny):
     kept = tiny.root / f"profile.json{PARTIAL_SUFFIX}"
-    arguments = command(tiny, "--budget-s", "500", "--threads", "1")
+    # where a shell runs the tests in its background, they ignore SIGINT, and so would what they start
+    arguments = ["env", "--default-signal=INT", *command(tiny, "--budget-s", "500", "--threads", "1")]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
         while first.poll() is None and not kept.exists():
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -333,13 +333,13 @@ GUARDS = (
     ),
     Held(
         "chunked alone",
-        replace(http_connection, "parse_head", naive_head),
+        replace(http_head, "parse_head", naive_head),
         test_framing.test_a_request_whose_end_is_in_doubt_is_refused_and_nothing_after_it_read,
         {"head": test_framing.post("Transfer-Encoding: gzip, chunked")},
     ),
     Held(
         "HTTP/1 alone",
-        replace(http_connection, "parse_head", naive_head),
+        replace(http_head, "parse_head", naive_head),
         test_framing.test_another_version_is_refused,
         {"version": "HTTP/2.0"},
     ),

@@ -5,7 +5,7 @@ import concurrent.futures
 import json
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -187,6 +187,26 @@ def test_only_requests_that_wait_already_are_waited_for() -> None:
             await waiting
 
     asyncio.run(run())
+
+
+def test_calls_that_are_on_their_way_are_taken_up_before_grpc_ends() -> None:
+    """What grpcio has not handed over when it is stopped ends as CANCELLED, which clients do not try again."""
+    log: list[str] = []
+
+    def came() -> int:
+        if len(log) < 5:
+            log.append("a call")
+        return len(log)
+
+    class Stopped:
+        async def stop(self, grace_s: float) -> None:
+            log.append(f"stopped, {grace_s:g} s")
+
+    async def run() -> None:
+        await GrpcServer(cast(Any, Stopped()), 0, Traffic("grpc"), set(), came).stop(20.0)
+
+    asyncio.run(run())
+    assert log == ["a call"] * 5 + ["stopped, 20 s"]
 
 
 SOLVES = """

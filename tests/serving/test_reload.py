@@ -19,6 +19,7 @@ from tests.faults.servers import serving_with
 from tests.servers import DATATYPES, POISE, Server, copy_endless, copy_tiny, json_request, serving
 from tests.serving.test_adapted_server import emulated_service, reader
 from tests.serving.test_server import resume, stopped, triton_inputs
+from tritonclient.utils import InferenceServerException
 
 from poise.errors import ConfigError
 
@@ -205,6 +206,23 @@ def test_what_is_wrong_is_refused_and_changes_nothing(tmp_path, arrays):
         assert reload(server, "--json").returncode == 0
         assert server.post({**request, "parameters": {"poise_class": "urgent"}})[0] == 200
         assert server.log().count("refused, and everything stays as it is") == 2
+
+
+def test_what_a_connection_sends_again_is_held_against_what_is_there_by_then(tmp_path, arrays):
+    service = copy_tiny(tmp_path / "tiny", workers=1)
+    urgent = "urgent: {latency_slo_ms: 600000}\n  interactive:"
+    edit(service, "interactive:", urgent)
+    with (
+        serving(service) as server,
+        contextlib.closing(triton.InferenceServerClient(server.address)) as client,
+    ):
+        inputs = triton_inputs(arrays, DATATYPES, slice(1))
+        for _ in range(3):
+            client.infer("tiny", inputs, parameters={"poise_class": "urgent"})
+        edit(service, urgent, "interactive:")
+        assert reload(server).returncode == 0
+        with pytest.raises(InferenceServerException, match=r"poise_class: got .urgent."):
+            client.infer("tiny", inputs, parameters={"poise_class": "urgent"})
 
 
 def test_a_server_that_is_to_end_gives_its_reload_up(tmp_path, arrays):

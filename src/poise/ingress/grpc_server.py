@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence, Set
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import TypeAlias
 
 import grpc
@@ -24,6 +24,8 @@ from poise.telemetry.traffic import Traffic
 PING_INTERVAL_S = 10.0
 """Clients may ask whether the server is there as often as this; more often is taken for abuse."""
 ASK_AGAIN_S = 0.01
+QUIET_S, TAKE_UP_LIMIT_S = 0.05, 1.0
+"""All calls that were received have been handed over once none came for so long; it is waited for no longer than."""
 INFER = "ModelInfer"
 HEALTH = "grpc.health.v1.Health"
 
@@ -39,12 +41,20 @@ log = logging.getLogger(__name__)
 class GrpcServer:
     """A running server. ``port`` is the one that it listens on, ``traffic`` what it counts."""
 
-    def __init__(self, server: grpc.aio.Server, port: int, traffic: Traffic, calls: Set[Context]) -> None:
-        """``calls``: those whose message is there and whose answer is not; as they come and go."""
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        port: int,
+        traffic: Traffic,
+        calls: Set[Context],
+        came: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """``calls``: those whose message is there and whose answer is not; as they come and go. ``came``: how many."""
         self.port = port
         self.traffic = traffic
         self._server = server
         self._calls = calls
+        self._came = came
 
     async def replied(self) -> None:
         """Wait until each call that waits for its answer now has one, or its client is gone."""
@@ -53,7 +63,16 @@ class GrpcServer:
             await asyncio.sleep(ASK_AGAIN_S)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls, and end those that are not answered after so many seconds."""
+        """Take no more calls, and end those that are not answered after so many seconds.
+
+        What grpcio has received and not handed over yet, it would cancel without a word: that is taken up before.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + min(grace_s, TAKE_UP_LIMIT_S)
+        came = -1
+        while came != self._came() and loop.time() < end_s:
+            came = self._came()
+            await asyncio.sleep(QUIET_S)
         await self._server.stop(grace_s)
 
 
@@ -97,7 +116,7 @@ async def start_grpc(
             f"cannot listen on {address} for gRPC", expected="an address of this machine and a free port"
         ) from None
     await server.start()
-    return GrpcServer(server, port, traffic, door.calls)
+    return GrpcServer(server, port, traffic, door.calls, lambda: door.came)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
@@ -137,9 +156,11 @@ class _Door(grpc.GenericRpcHandler):
         self._tracer = tracer
         self._outside = outside
         self.calls: set[Context] = set()
+        self.came = 0
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return how a call is answered; None where there is no such method."""
+        self.came += 1
         given = dict(handler_call_details.invocation_metadata or ())
         try:
             identity = self._guard.identify(_text(given.get("authorization")))

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from poise.errors import RequestError
 from poise.ingress.http_chunks import ChunkedBody
-from poise.ingress.http_head import HEAD_TOO_LONG, parse_head
+from poise.ingress.http_head import HEAD_TOO_LONG, Heads
 from poise.ingress.http_stream import LINGER_S, STEPS_AT_ONCE, TURN_S, State, Stream
 from poise.ingress.routes import HttpRequest, Later, Reply, Route, error_reply, reply_to
 from poise.ingress.trace import end_http_trace, http_trace
 from poise.protocol import status
+from poise.protocol.layouts import Layouts
 
 if TYPE_CHECKING:
     from poise.ingress.http_server import HttpServer
@@ -44,8 +45,10 @@ class HttpConnection(Stream):
         "_chunks",
         "_discard",
         "_filled",
+        "_heads",
         "_keep_alive",
         "_later",
+        "_layouts",
         "_request",
         "_route",
         "_state",
@@ -56,6 +59,8 @@ class HttpConnection(Stream):
     def __init__(self, server: HttpServer) -> None:
         super().__init__(server)
         self._state = State.HEAD
+        self._heads = Heads(server.limits)
+        self._layouts = Layouts()
         self._keep_alive = True
         self._request: HttpRequest | None = None
         self._route: Route | None = None
@@ -215,14 +220,14 @@ class HttpConnection(Stream):
 
     def _begin(self, data: bytes | bytearray, at: int, head_end: int, end: int) -> int:
         """Take up one request from its head on; return how far it reaches into the data."""
-        head = parse_head(memoryview(data)[at:head_end], self._server.limits)
+        head = self._heads.read(data, at, head_end)
         if isinstance(head, Reply):
             self._reply(head)
             return end
         self._begun = False
         length = head.length
         self._keep_alive = self._keep_alive and head.keep_alive
-        request = self._request = HttpRequest(head.method, head.target, head.headers)
+        request = self._request = HttpRequest(head.method, head.target, head.headers, self._layouts)
         try:
             route = self._server.app.route(request, length or 0)
         except RequestError as error:

@@ -28,6 +28,8 @@ ONCE = frozenset(
 """Headers that a request may have once: of two, a proxy may have checked the other one."""
 HEAD_TOO_LONG = error_reply(431, "the head of the request is too long", close=True)
 VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
+REMEMBERED_BYTES = 2 * 2**10
+"""A longer head is read anew each time."""
 
 
 class Head:
@@ -60,6 +62,27 @@ class Head:
     def on_headers_complete(self) -> None:
         """Note that the head was whole; httptools calls this."""
         self.complete = True
+
+
+class Heads:
+    """Reads the heads of one connection. Most clients send the same bytes again and again, which say the same."""
+
+    __slots__ = ("_bytes", "_head", "_limits")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bytes = b""
+        self._head: Head | None = None
+
+    def read(self, data: bytes | bytearray, at: int, end: int) -> Head | Reply:
+        """Return what the head between two places says, or how it is refused. A head belongs to all who said it."""
+        if self._head is not None and end - at == len(self._bytes) and data.startswith(self._bytes, at):
+            return self._head
+        view = memoryview(data)[at:end]
+        head = parse_head(view, self._limits)
+        if isinstance(head, Head) and len(view) <= REMEMBERED_BYTES:
+            self._bytes, self._head = bytes(view), head
+        return head
 
 
 def parse_head(data: memoryview, limits: Limits) -> Head | Reply:

@@ -70,7 +70,7 @@ class Inference:
             return self._infer_slowly(
                 request.identity, request.trace, encoding, owned, header_length, gate, accepted
             )
-        pending, terms = _admit(request.identity, body, header_length, gate, self._limits)
+        pending, terms = _admit(request, header_length, gate, self._limits)
         self._gates.taken(gate, pending, terms.id, request.identity.name)
         if request.trace is not None:
             request.trace.taken(gate, pending)
@@ -242,11 +242,13 @@ def _takes_long(body: Bytes, json_length: int) -> bool:
 
 
 def _admit(
-    identity: Identity, body: Bytes, header_length: int | None, gate: Gate, limits: Limits
+    http: HttpRequest, header_length: int | None, gate: Gate, limits: Limits
 ) -> tuple[PendingJob | Refused, ReplyTerms]:
     """Take a job in. A function of its own, so that a waiting job holds nothing of its body any more."""
-    request = decode(body, header_length, gate.wire, limits)
-    check_class(identity, request.slo_class)
+    request = http.layouts.decode(
+        http.body, header_length, gate.wire, json_depth=limits.json_depth, most_tensors=limits.tensors
+    )
+    check_class(http.identity, request.slo_class)
     return gate.admit(request), request.reply
 
 

@@ -15,6 +15,7 @@ from poise.protocol import status
 from poise.protocol.answers import encode_error, encode_json
 from poise.protocol.codec import shown
 from poise.protocol.compression import ENCODINGS
+from poise.protocol.layouts import Layouts
 
 if TYPE_CHECKING:
     from poise.ingress.trace import RequestTrace
@@ -61,15 +62,29 @@ class HttpRequest:
     """One request. ``headers`` have lower-case names; ``parameters`` are those of the route's pattern.
 
     ``body`` may be read until the handler returns, by a coroutine too only if it is ``owned``: others lie in the buffer
-    that the next read goes to. ``trace`` is None where it is not traced.
+    that the next read goes to. ``trace`` is None where it is not traced. ``layouts`` are its client's.
     """
 
-    __slots__ = ("body", "headers", "identity", "method", "owned", "parameters", "query", "target", "trace")
+    __slots__ = (
+        "body",
+        "headers",
+        "identity",
+        "layouts",
+        "method",
+        "owned",
+        "parameters",
+        "query",
+        "target",
+        "trace",
+    )
 
-    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, method: str, target: bytes, headers: Mapping[bytes, bytes], layouts: Layouts | None = None
+    ) -> None:
         self.method = method
         self.target, _, self.query = target.partition(b"?")
         self.headers = headers
+        self.layouts = layouts or Layouts()
         self.body: Bytes = b""
         self.owned = False
         self.identity: Identity = EVERYBODY

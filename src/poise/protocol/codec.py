@@ -29,7 +29,16 @@ from poise.protocol.requests import (
 )
 from poise.protocol.wire import ServiceWire
 
-__all__ = ["Body", "InferRequest", "InferTensor", "ReplyTerms", "decode_infer", "one_of", "shown"]
+__all__ = [
+    "Body",
+    "InferRequest",
+    "InferTensor",
+    "ReplyTerms",
+    "decode_id",
+    "decode_infer",
+    "one_of",
+    "shown",
+]
 
 Body = bytes | bytearray | memoryview
 
@@ -104,6 +113,15 @@ def decode_infer(
     parameters = _parameters(request.parameters)
     outputs = _outputs(request.outputs, parameters.binary_data_output, wire)
     return infer_request(tensors, parameters, outputs, request.id, wire)
+
+
+def decode_id(text: bytes) -> str | None:
+    """Return the id in a request's JSON.
+
+    Raises:
+        MalformedRequestError: it is not a request's.
+    """
+    return _decode_json(memoryview(text)).id
 
 
 def _decode_json(header: memoryview) -> _Request:
