@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ def write_service(folder: Path, *, workers: int, slo_ms: int, more: str = "", fa
     """Put a service file in the place of the one that is there, in one step."""
     text = SERVICE.replace("SLO_MS", str(slo_ms)).replace("WORKERS", str(workers))
     text = text.replace("factory: load", f"factory: {factory}")
-    new = folder / "service.new"
+    new = folder / f"service.{threading.get_ident()}.new"  # two threads may change it at once
     new.write_text(text + more)
     new.replace(folder / "service.yaml")
 

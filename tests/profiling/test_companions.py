@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 
@@ -30,7 +32,7 @@ def test_it_runs_what_is_wanted_and_says_so_first():
     begun: dict[int, int] = {}
     ran: list[tuple[int, int]] = []
     calls = [lambda number=number: ran.append((number, begun[0])) for number in range(3)]
-    _run(calls, (Told(2, 2, 0, IDLE, 1, -2), begun), 0)  # type: ignore[arg-type]
+    _run(calls, (Told(2, 2, 0, IDLE, 1, -2), begun), 0, os.getppid())  # type: ignore[arg-type]
     assert ran == [(2, 2), (2, 2), (0, 0), (1, 1)]
 
 
@@ -88,5 +90,20 @@ def test_they_end_with_whoever_started_them(tiny):
         orphan = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         parent.wait()
+        orphan.wait(60)
+        assert not orphan.is_running()
+
+
+@pytest.mark.skipif(len(usable_cores()) < 2, reason="wants two cores")
+def test_they_end_with_whoever_died_while_they_began(tiny):
+    command = [sys.executable, "-m", "poise.cli.main", "profile", str(tiny.root), "--budget-s", "60"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as profiling:
+        parent, begun = psutil.Process(profiling.pid), list[psutil.Process]()
+        while profiling.poll() is None and not begun:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                begun = [child for child in parent.children() if "companion" in child.cmdline()]
+        profiling.kill()
+        profiling.wait()
+        (orphan,) = begun
         orphan.wait(60)
         assert not orphan.is_running()

@@ -4,7 +4,9 @@ import concurrent.futures
 import contextlib
 import json
 import re
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +214,16 @@ def test_a_policy_for_one_service_is_refused_for_two(tmp_path):
         adapting_of(two, "infadapter", None, None)
 
 
-def test_services_of_one_name_are_refused(tmp_path):
+@pytest.fixture
+def signals_restored() -> Iterator[None]:
+    """A server takes the signals of its process for good."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_services_of_one_name_are_refused(tmp_path, signals_restored):
     one = opened(emulated_service(tmp_path / "tiny"))
     with pytest.raises(ConfigError, match="got service 'tiny' twice"):
         run_server(lambda closed: Configuration((one, one)), ServerSettings(port=0), lambda listening: None)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import threading
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 import poise
 from poise.cli.console import error_line
 from poise.errors import PoiseError
+from poise.ingress.child_end import leave
 
 app = typer.Typer(
     name="poise",
@@ -62,37 +60,23 @@ def _register() -> None:
 
 def main() -> None:
     """Run the command line; a PoiseError becomes one line on stderr and exit status 2, never a traceback."""
-    _register()
     try:
+        _register()
         app()
     except SystemExit as end:  # what a command ends with, through typer
-        _leave(end.code)
+        leave(end.code)
     except PoiseError as error:
         error_line(str(error))
-        _leave(2)
+        leave(2)
     except KeyboardInterrupt:
-        _leave(130)
+        leave(130)
     except Exception as error:  # the last resort: people get a line, whoever mends it sets POISE_DEBUG
         if os.environ.get("POISE_DEBUG"):
             raise
         error_line(
             f"poise met a fault of its own ({type(error).__name__}: {error}); POISE_DEBUG=1 shows where"
         )
-        _leave(70)
-
-
-def _leave(status: int | str | None) -> NoReturn:
-    """End the process; at once, and without taking the interpreter apart, where a daemon thread still runs.
-
-    A thread that comes back from C++ then, from the solver or out of a service's own metric, has no interpreter to
-    come back to: CPython ends it by unwinding its stack, and a C++ frame that catches everything makes that an abort.
-    """
-    if isinstance(status, str) or not any(thread.daemon for thread in threading.enumerate()):
-        sys.exit(status)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-            stream.flush()
-    os._exit(status or 0)
+        leave(70)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from poise.errors import InternalError
-from poise.ingress.child_end import MAX_PACKET_BYTES
+from poise.ingress.child_end import MAX_PACKET_BYTES, SERVERS_SIGNALS
 
 END_LIMIT_S = 1.0
 """How long a process that has closed its socket may take to end by itself."""
@@ -52,6 +53,7 @@ class ChildProcess(ABC):
         try:
             start_fd = _memory_file(start)
             fds = (theirs.fileno(), *shared, start_fd)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SERVERS_SIGNALS)
             try:
                 # From the loop's own thread: a process dies with the thread that started it.
                 self._process = subprocess.Popen(
@@ -68,6 +70,7 @@ class ChildProcess(ABC):
                     stdout=2,  # stdout is for what the command prints
                 )
             finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 os.close(start_fd)
         except BaseException:
             self._control.close()

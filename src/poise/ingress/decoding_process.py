@@ -18,6 +18,7 @@ from poise.errors import InternalError, MalformedRequestError, TooLargeError
 from poise.ingress.child_end import (
     MAX_PACKET_BYTES,
     die_with_parent,
+    leave,
     leave_signals_to_the_server,
 )
 from poise.ingress.json_room import (
@@ -157,4 +158,4 @@ def _allocator_gives_back() -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -99,7 +99,7 @@ def companions(
         stack.callback(_stop, processes, shared)
         for at, cores in enumerate(places):
             command = [sys.executable, "-m", "poise.profiling", "companion", str(folder.file), str(threads)]
-            command += [str(memory), str(len(places)), str(at), *variants]
+            command += [str(memory), str(len(places)), str(at), str(os.getpid()), *variants]
             with pinned(cores):  # the child inherits it
                 processes.append(
                     subprocess.Popen(
@@ -129,9 +129,8 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]], shared: NDArray[np.int64
             process.stderr.close()
 
 
-def _run(calls: Sequence[Callable[[], object]], shared: NDArray[np.int64], place: int) -> None:
-    """Do what is wanted until told to end, or until nobody is left to tell."""
-    parent = os.getppid()
+def _run(calls: Sequence[Callable[[], object]], shared: NDArray[np.int64], place: int, parent: int) -> None:
+    """Do what is wanted until told to end, or until nobody is left to tell: ``parent`` is gone."""
     wanted, begun = shared
     while os.getppid() == parent:
         now = int(wanted[place])
@@ -147,7 +146,7 @@ def _run(calls: Sequence[Callable[[], object]], shared: NDArray[np.int64], place
 def main(arguments: Sequence[str]) -> None:
     """Be a companion: open the variants, and run what is wanted."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then stops this one
-    file, threads, memory, places, place, *variants = arguments
+    file, threads, memory, places, place, parent, *variants = arguments
     shared = _numbers(int(memory), int(places))
     try:
         folder = open_service(file)
@@ -163,6 +162,6 @@ def main(arguments: Sequence[str]) -> None:
             for call in calls:
                 call()
             with quiet_collector():
-                _run(calls, shared, int(place))
+                _run(calls, shared, int(place), int(parent))
     except PoiseError as error:
         raise SystemExit(str(error)) from None

@@ -15,8 +15,16 @@ MAX_ASTRAY = 4
 """So many calls may stay out after their time; others are not made then."""
 
 
+async def aside(function: Callable[[], T]) -> T:
+    """Return what a function returns, or raise what it raises; made in a thread that keeps no process from ending.
+
+    Who cancels this waits no more; the call goes on.
+    """
+    return await _begun(function, lambda: None)
+
+
 class Aside:
-    """Makes calls, each in a thread of its own that may not keep the process from ending.
+    """Makes calls as ``aside`` does, a few at once, and waits for each only so long.
 
     Belongs to the event loop's thread.
     """
@@ -34,20 +42,31 @@ class Aside:
         async with self._turns:
             if self._astray >= MAX_ASTRAY:
                 raise TimeoutError
-            loop = asyncio.get_running_loop()
-            back: asyncio.Future[T] = loop.create_future()
-            threading.Thread(
-                target=self._make, args=(function, back, loop), name="aside", daemon=True
-            ).start()
+            back = _begun(function, self._found_again)
             try:
                 async with asyncio.timeout(limit_s):
                     return await back
             finally:
                 self._astray += back.cancelled()
 
-    def _make(
-        self, function: Callable[[], T], back: asyncio.Future[T], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _found_again(self) -> None:
+        self._astray -= 1
+
+
+def _begun(function: Callable[[], T], late: Callable[[], None]) -> asyncio.Future[T]:
+    """Begin a call; ``late`` is called on the event loop where it is back and nobody waits for it any more."""
+    loop = asyncio.get_running_loop()
+    back: asyncio.Future[T] = loop.create_future()
+
+    def came(result: T | Exception) -> None:
+        if back.cancelled():
+            late()
+        elif isinstance(result, Exception):
+            back.set_exception(result)
+        else:
+            back.set_result(result)
+
+    def make() -> None:
         result: T | Exception
         try:
             result = function()
@@ -56,12 +75,7 @@ class Aside:
         except BaseException as error:  # a thread that exits; whoever waits for it is told, and goes on
             result = RuntimeError(f"it ended with {type(error).__name__}")
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._back, back, result)
+            loop.call_soon_threadsafe(came, result)
 
-    def _back(self, back: asyncio.Future[T], result: T | Exception) -> None:
-        if back.cancelled():
-            self._astray -= 1
-        elif isinstance(result, Exception):
-            back.set_exception(result)
-        else:
-            back.set_result(result)
+    threading.Thread(target=make, name="aside", daemon=True).start()
+    return back

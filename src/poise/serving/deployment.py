@@ -31,7 +31,7 @@ from poise.scheduling.log import LogHeader
 from poise.scheduling.scheduler import Scheduler
 from poise.serving.adaptation import Adaptation, AdapterCore
 from poise.serving.arena import DEFAULT_ARENA_BYTES
-from poise.serving.aside import Aside
+from poise.serving.aside import Aside, aside
 from poise.serving.cell import Cell
 from poise.serving.chronicle import Chronicle, FileChronicle, past_rates
 from poise.serving.feedback import Feedback
@@ -191,7 +191,7 @@ class Deployment:
         Raises:
             ConfigError: a service that cannot be served, or a recording that cannot be written.
         """
-        schedulers = await asyncio.to_thread(_schedulers, services, adapting, settings)
+        schedulers = await aside(lambda: _schedulers(services, adapting, settings))
         several = len(services) > 1
         past: dict[str, RateHistory] = {}
         if adapting is not None:
@@ -205,7 +205,7 @@ class Deployment:
             if adapting is not None:
                 sys.setswitchinterval(SWITCH_INTERVAL_S)
                 keyed = {name if several else "": cell for name, cell in cells.items()}
-                adapter = await asyncio.to_thread(adapting.make, past)
+                adapter = await aside(lambda: adapting.make(past))
                 adapt(keyed, adapter, relay, adapting.initial)
                 if adapting.retrains and isinstance(adapter, Adapter):
                     names = {key: key or cell.wire.name for key, cell in keyed.items()}

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from poise.errors import ConfigError, ConflictError, InternalError, NotReadyError, WorkerError
 from poise.ingress.gate import Gates, unknown_model
 from poise.ingress.repository import ModelState, Reloaded
+from poise.serving.aside import aside
 from poise.serving.cell import Cell
 from poise.serving.changes import ServerChanges, changed_services, words_for_clients, words_of
 from poise.serving.chronicle import NoChronicle
@@ -93,7 +94,7 @@ class Deployments:
         Raises:
             ConfigError: something that cannot be served.
         """
-        configuration = await asyncio.to_thread(self._configure, ())
+        configuration = await aside(lambda: self._configure(()))
         configuration.check()
         self._serve(configuration, await self._made(configuration, None, beside=False))
 
@@ -120,11 +121,12 @@ class Deployments:
     async def stop(self) -> None:
         """Stop everything; jobs that still wait are refused."""
         self._ending = True
+        there = [*self._all()]  # those that are on their way out have jobs and recordings too
         tasks = (*self._changes, *self._retiring.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for deployment in self._all():
+        for deployment in dict.fromkeys((*there, *self._all())):
             await deployment.stop()
         await self._chronicles.close()
 
@@ -206,7 +208,7 @@ class Deployments:
     async def _reload(self) -> Reloaded:
         began_s = time.monotonic()
         before = self._configuration.services
-        renew = await asyncio.to_thread(self._renew) if self._renew is not None else None
+        renew = await aside(self._renew) if self._renew is not None else None
         await self._replace(None, [*self._closed])
         server = ServerChanges() if renew is None else renew()
         changes = changed_services(before, self._configuration.services)
@@ -239,7 +241,7 @@ class Deployments:
     async def _replace(self, only: str | None, closed: Sequence[str]) -> None:
         """Serve what the files say, all or one service of it, in the place of what is served; some are closed."""
         await self._room_for_another()
-        configuration = await asyncio.to_thread(self._configure, closed)
+        configuration = await aside(lambda: self._configure(closed))
         configuration.check()
         if only is not None and only not in configuration.names:
             self._check_known(only)

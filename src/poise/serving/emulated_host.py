@@ -23,6 +23,7 @@ from poise.errors import ConfigError, InternalError
 from poise.ingress.child_end import (
     MAX_PACKET_BYTES,
     die_with_parent,
+    leave,
     leave_signals_to_the_server,
     read_memory_file,
 )
@@ -205,4 +206,4 @@ def _no_files(relative: str, field: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -82,6 +82,7 @@ class Signals:
             future.set_result(None)
 
     def close(self) -> None:
-        """Leave signals to whoever had them."""
+        """Take no more signals: the process ends by itself, and none changes its status any more."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)

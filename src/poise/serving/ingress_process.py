@@ -19,7 +19,7 @@ from typing import Any, cast
 import uvloop
 
 from poise.errors import ConfigError, InternalError
-from poise.ingress.child_end import die_with_parent, leave_signals_to_the_server, read_memory_file
+from poise.ingress.child_end import die_with_parent, leave, leave_signals_to_the_server, read_memory_file
 from poise.ingress.gate import Gate, Gates, PendingJob, Refused
 from poise.ingress.guard import Guard
 from poise.ingress.http_server import HttpServer
@@ -208,4 +208,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

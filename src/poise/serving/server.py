@@ -95,7 +95,8 @@ def run_server(
     ``configure`` reads what is to be served, and ``read_tokens`` who may ask, now and at every reload; both are called
     in a thread.
 
-    Status 0: everything accepted was answered. 1: some jobs were given up, or an invariant broke.
+    Status 0: everything accepted was answered. 1: some jobs were given up, or an invariant broke. The process is to end
+    then: it ignores signals.
 
     Raises:
         ConfigError: an address that cannot be bound or is not allowed, or a service that cannot be served.
@@ -235,7 +236,13 @@ async def _serve(
     fronts: list[Front] = []
     signals = Signals()
     try:
-        await deployments.prepare()
+        preparing = asyncio.ensure_future(deployments.prepare())
+        await first_of([preparing, signals.first])
+        if not preparing.done():
+            preparing.cancel()
+            await asyncio.wait([preparing])
+            return 0
+        preparing.result()
         collectors: list[Collector] = [ProcessMetrics()]
         app = HttpApp(
             deployments.gates,

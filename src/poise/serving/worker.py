@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 from poise.ingress.child_end import (
     MAX_PACKET_BYTES,
     die_with_parent,
+    leave,
     leave_signals_to_the_server,
     read_memory_file,
 )
@@ -208,4 +209,4 @@ def answer(message: Run, runners: dict[str, VariantRunner], arena: Arena) -> Fro
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
