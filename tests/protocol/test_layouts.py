@@ -110,6 +110,14 @@ TRICKY = [
     '"id":"a","unknown":{"id":"a"}',
     '"id":"a","unknown":{"id":3}',
     '"id":"~"',
+    '"id":"~","unknown":{"id":"a"}',
+    '"id":"~","unknown":{"id":"b"}',
+    '"unknown":{"id":"b"},"id":"~"',
+    '"unknown":{"id":"c"},"id":"~"',
+    '"id":"\\u007e","unknown":{"id":"a"}',
+    '"id":"a","id":"~"',
+    '"id":"b","id":"~"',
+    '"id":"b","unknown":{"id":"a"}',
     '"id":"' + "a" * 100 + '"',
     '"id":"' + "a" * 101 + '"',
     '"id":"' + "a" * 1001 + '"',
@@ -150,6 +158,19 @@ def test_what_is_not_all_there_is_refused_however_often_it_was_there() -> None:
         for other in (body[:-1], body + b"x", body[:length]):
             with pytest.raises(RequestError, match="bytes of binary data"):
                 decoded(client, other, length)
+
+
+def test_what_is_remembered_does_not_grow_with_the_items() -> None:
+    items, client = 100, Layouts()
+    data = np.arange(items * 5 * 2, dtype=np.float32).tobytes()
+    tensor = {"name": "free", "datatype": "FP32", "shape": [items, 5, 2]}
+    text = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": len(data)}}]}).encode()
+    for _ in range(2):
+        request = decoded(client, text + data, len(text), TYPES_WIRE)
+        assert told(request) == told(decode_infer(text + data, len(text), TYPES_WIRE))
+    assert client._last is not None
+    assert [length for _, length in client._last.lengths] == [5]
+    assert client._last.request.tensors == ()
 
 
 def test_long_json_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

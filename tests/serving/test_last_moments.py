@@ -139,3 +139,17 @@ WorkerPool._exited = exited
         assert server.terminate() == 0
         assert "a worker's status: 0" in server.log()
         assert "terminate called" not in server.log()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_process_whose_streams_were_closed_before_it_began_ends_as_others_do(stream: str) -> None:
+    code = (
+        "import sys, threading\n"
+        "from poise.ingress.child_end import leave\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        f"assert sys.{stream} is None\n"
+        "leave(3)\n"
+    )
+    number = {"stdout": 1, "stderr": 2}[stream]
+    ended = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {number}>&-', sys.executable, code], check=False)
+    assert ended.returncode == 3

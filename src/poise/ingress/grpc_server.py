@@ -65,7 +65,8 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end those that are not answered after so many seconds.
 
-        What grpcio has received and not handed over yet, it would cancel without a word: that is taken up before.
+        What grpcio has received and not handed over yet, it would cancel without a word: that is taken up before, for
+        a moment, and so is what comes meanwhile.
         """
         loop = asyncio.get_running_loop()
         end_s = loop.time() + min(grace_s, TAKE_UP_LIMIT_S)

@@ -29,7 +29,8 @@ class _Layout(msgspec.Struct, frozen=True):
 
     ``before`` and ``behind``: its JSON around its id, which differs from request to request; all of it is ``before``
     where it has none that can be told. ``places``: where its tensors lie behind the JSON (count, offset in bytes,
-    shape), ``size`` bytes in all. ``lengths``: tensors that follow from the JSON alone. ``request``: the rest of it.
+    shape), ``size`` bytes in all. ``lengths``: tensors that follow from the JSON alone, each one number for all items.
+    ``request``: the rest of it. Nothing here grows with the items: it is kept for as long as the connection is.
     """
 
     before: bytes
@@ -37,7 +38,7 @@ class _Layout(msgspec.Struct, frozen=True):
     wire: ServiceWire
     places: tuple[_Place, ...]
     size: int
-    lengths: tuple[InferTensor, ...]
+    lengths: tuple[tuple[InputWire, int], ...]
     request: InferRequest
 
     def read(self, body: memoryview, header_length: int, wire: ServiceWire) -> InferRequest | None:
@@ -60,7 +61,8 @@ class _Layout(msgspec.Struct, frozen=True):
             InferTensor(spec, np.frombuffer(body, spec.dtype, count, header_length + offset).reshape(shape))
             for spec, count, offset, shape in self.places
         ]
-        tensors += self.lengths
+        items = self.request.items
+        tensors += [InferTensor(spec, np.full(items, length, spec.dtype)) for spec, length in self.lengths]
         return msgspec.structs.replace(self.request, tensors=tuple(tensors), reply=reply)
 
 
@@ -97,12 +99,12 @@ def _layout_of(
 ) -> _Layout | None:
     """Return the layout of a request, if all its tensors are views of the body, one after another."""
     places: list[_Place] = []
-    lengths: list[InferTensor] = []
+    lengths: list[tuple[InputWire, int]] = []
     size = 0
     for tensor in request.tensors:
         spec, array = tensor.wire, tensor.array
         if spec.name not in wire.inputs:
-            lengths.append(tensor)
+            lengths.append((spec, int(array[0])))
             continue
         if spec.datatype in CONVERTED:
             return None
@@ -110,7 +112,7 @@ def _layout_of(
         size += array.nbytes
     if header_length + size != len(body):  # some of them are in the JSON
         return None
-    before, behind = _around_id(bytes(body[:header_length]))
+    before, behind = _around_id(bytes(body[:header_length]), request.reply.id)
     return _Layout(
         before=before,
         behind=behind,
@@ -122,14 +124,14 @@ def _layout_of(
     )
 
 
-def _around_id(text: bytes) -> tuple[bytes, bytes]:
+def _around_id(text: bytes, request_id: str | None) -> tuple[bytes, bytes]:
     """Return a request's JSON before and behind its id; all of it and nothing, where that is in doubt.
 
-    What stands there is the id if another in its place is one: text in quotes, without a backslash, changes nothing
-    else of what JSON says.
+    What stands there is the id if it says the same, and another in its place is the id then: text in quotes, without a
+    backslash, changes nothing else of what JSON says.
     """
     given = _GIVEN_ID.search(text)
-    if given is not None:
+    if given is not None and given[1].decode() == request_id:
         before, behind = text[: given.start(1)], text[given.end(1) :]
         if decode_id(before + _PROBE + behind) == _PROBE.decode():
             return before, behind
