@@ -93,6 +93,26 @@ def test_the_same_json_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == 4, "one client's requests say nothing of another's"
 
 
+def test_a_client_that_never_repeats_itself_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered = 0
+    inner = layouts._layout_of
+
+    def counted(*given: Any) -> Any:
+        nonlocal remembered
+        remembered += 1
+        return inner(*given)
+
+    monkeypatch.setattr(layouts, "_layout_of", counted)
+    client = Layouts()
+    for number in range(10 * layouts.TRIES):
+        decoded(client, *binary_request(1.0, unknown=number))
+    assert remembered == layouts.TRIES + 9
+    for _ in range(layouts.TRIES + 1):  # and one that does so from now on is found out soon
+        decoded(client, *binary_request(1.0, unknown="now"))
+    assert remembered == layouts.TRIES + 10
+    assert client._missed == 0
+
+
 TRICKY = [
     '"id":"a"',
     '"id": "b-2"',

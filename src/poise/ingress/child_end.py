@@ -50,8 +50,7 @@ def leave(status: int | str | None) -> NoReturn:
     if isinstance(status, str) or not any(thread.daemon for thread in threading.enumerate()):
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(
-            OSError, ValueError, AttributeError
-        ):  # nobody reads it, or it was never there
-            stream.flush()
+        if stream is not None:  # it was closed before this process began
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
     os._exit(status or 0)

@@ -23,6 +23,7 @@ from poise.protocol.answers import NotFiniteError, encode_answer
 from poise.protocol.codec import InferRequest, ReplyTerms, decode_infer, shown
 from poise.protocol.compression import Encoding, accepted_encoding, deflate, encoding_of
 from poise.protocol.json_tensors import MANY_EXPONENTS, is_costly
+from poise.protocol.layouts import CONVERTED
 from poise.protocol.wire import ServiceWire
 
 COMPRESSED_AT_LEAST_BYTES = 1024
@@ -33,8 +34,6 @@ LARGE_BODY_BYTES = 2**20
 """The tensors of larger bodies are copied into the arena a slice at a time."""
 EXPONENTS_FROM_BYTES = 4 * MANY_EXPONENTS
 """Shorter JSON has no room for so many."""
-CONVERTED = frozenset(("BF16", "BOOL", "BYTES"))
-"""Datatypes whose elements are not used as they came: much of them takes long, in memory of their own."""
 SHORTEST_S = 1e-6
 """What a job has left to its deadline where decoding it took longer."""
 

@@ -13,8 +13,10 @@ from poise.protocol.wire import InputWire, ServiceWire
 
 REMEMBERED_BYTES = 2 * 2**10
 """Longer JSON is decoded anew each time."""
+TRIES = 8
+"""Of a client that sent something else so often, only one request in so many is remembered: most is for nothing."""
 CONVERTED = frozenset(("BF16", "BOOL", "BYTES"))
-"""Datatypes whose elements are not used as they came."""
+"""Datatypes whose elements are not used as they came: much of them takes long, in memory of their own."""
 
 _PLAIN = rb"[0-9A-Za-z_.:/+-]{1,100}"  # an id that JSON writes as it is
 _PLAIN_ID = re.compile(_PLAIN)
@@ -69,10 +71,11 @@ class _Layout(msgspec.Struct, frozen=True):
 class Layouts:
     """Decodes the requests of one client. The same JSON, held against the same service, says the same."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_missed")
 
     def __init__(self) -> None:
         self._last: _Layout | None = None
+        self._missed = 0
 
     def decode(
         self, body: Body, header_length: int | None, wire: ServiceWire, *, json_depth: int, most_tensors: int
@@ -83,14 +86,17 @@ class Layouts:
             RequestError: as ``decode_infer``.
         """
         view = memoryview(body)
-        brief = header_length is not None and 0 <= header_length <= min(len(view), REMEMBERED_BYTES)
-        if header_length is None or not brief:
-            return decode_infer(view, header_length, wire, json_depth=json_depth, most_tensors=most_tensors)
-        found = None if self._last is None else self._last.read(view, header_length, wire)
-        if found is not None:
-            return found
+        brief = -1 if header_length is None or header_length > REMEMBERED_BYTES else header_length
+        if self._last is not None and 0 <= brief <= len(view):
+            found = self._last.read(view, brief, wire)
+            if found is not None:
+                self._missed = 0
+                return found
         request = decode_infer(view, header_length, wire, json_depth=json_depth, most_tensors=most_tensors)
-        self._last = _layout_of(view, header_length, wire, request)
+        if brief >= 0:
+            self._missed += 1
+            if self._missed <= TRIES or self._missed % TRIES == 0:
+                self._last = _layout_of(view, brief, wire, request)
         return request
 
 
